@@ -1,0 +1,1 @@
+"""signforge: balance rare image classes with one conditional DCGAN, and measure the gain."""

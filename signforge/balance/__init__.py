@@ -1,0 +1,1 @@
+"""Filling up the rare classes."""

@@ -1,0 +1,1 @@
+"""Did balancing help."""

@@ -1,0 +1,248 @@
+"""Frozen typed configs: one YAML file configures every command.
+
+A file has at most the sections of ``Config``; what it leaves out keeps its default, and a key
+that does not exist is an error that names the closest match. The resolved config is saved with
+every run, so a run can be repeated from its own folder.
+"""
+
+import difflib
+from collections.abc import Mapping, Sequence
+from importlib import resources
+from pathlib import Path
+from typing import Any, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from signforge.errors import SignforgeError
+
+
+class Section(BaseModel):
+    """Base of all configs: immutable, and strict about names."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class DataConfig(Section):
+    """Which images, at which size, split how."""
+
+    source: str = "demo"
+    """``demo``, or a path (see ``signforge data inspect --help`` for what it may hold)."""
+    resolution: int = Field(32, ge=8, le=1024)
+    """Height and width in pixels that every image is resized to."""
+    crop: Literal["full", "roi"] = "full"
+    """``roi`` cuts to the region of interest that a GTSRB CSV gives."""
+    val_fraction: float = Field(0.2, gt=0, lt=1)
+    """Share of training images held out by whole groups for validation, if the source has none."""
+    test_fraction: float = Field(0.2, gt=0, lt=1)
+    """The same for test, for sources that come without a test split."""
+    split_seed: int = 0
+    imbalance_ratio: float | None = Field(None, ge=1)
+    """Cuts training to an exponential long tail of this n_max / n_min, by whole groups."""
+    demo_scale: float = Field(0.1, gt=0, le=1)
+    """Demo only: share of GTSRB's own class counts that is drawn."""
+
+
+class GanConfig(Section):
+    """The conditional DCGAN and its training."""
+
+    z_dim: int = Field(100, ge=1)
+    base_channels: int = Field(64, ge=4)
+    """Channels at the highest resolution; they double with every halving, up to 8 times this."""
+    embedding_dim: int = Field(64, ge=1)
+    """Width of the class embedding that conditions the generator's batch norms."""
+    batch_size: int = Field(64, ge=2)
+    generator_learning_rate: float = Field(2e-4, gt=0)
+    discriminator_learning_rate: float = Field(2e-4, gt=0)
+    adam_beta1: float = Field(0.0, ge=0, lt=1)
+    adam_beta2: float = Field(0.99, ge=0, lt=1)
+    class_prior: Literal["empirical", "uniform"] = "uniform"
+    """Label distribution that both real and fake batches are drawn from."""
+    augment: tuple[Literal["color", "translation", "cutout"], ...] = ("color", "translation")
+    """Differentiable augmentations applied to all the discriminator sees; never flips."""
+    ema_halflife_kimg: float = Field(5.0, gt=0)
+    total_kimg: float = Field(400.0, gt=0)
+    """Training length in thousands of real images shown to the discriminator."""
+    max_minutes: float | None = Field(None, gt=0)
+    """Stops earlier, at this wall-clock time of training."""
+    status_every_kimg: float = Field(4.0, gt=0)
+    samples_every_kimg: float = Field(40.0, gt=0)
+    checkpoint_every_kimg: float = Field(40.0, gt=0)
+    keep_checkpoints: int = Field(2, ge=1)
+    seed: int = 0
+    precision: Literal["auto", "fp32", "bf16"] = "auto"
+    """``auto`` is bf16 autocast where the hardware multiplies bf16 natively."""
+    device: str = "auto"
+
+
+class BalanceConfig(Section):
+    """How rare classes are filled up."""
+
+    sampling_strategy: str | dict[str, int] = "auto"
+    """imbalanced-learn's names, or {class name or id: target count}."""
+    max_synthetic_fraction: float = Field(1.0, ge=0, le=1)
+    """A class never consists of more synthetic images than this share."""
+    refresh: float = Field(0.25, ge=0, le=1)
+    """Share of the synthetic pool that is drawn anew each epoch."""
+
+
+class ClassifierConfig(Section):
+    """The timm classifier that the benchmark trains, and how."""
+
+    name: str = "resnet18"
+    pretrained: bool = False
+    steps: int = Field(2000, ge=1)
+    """Optimizer steps, the same for every arm."""
+    batch_size: int = Field(128, ge=2)
+    learning_rate: float = Field(2e-3, gt=0)
+    """Peak of a linear warm-up and cosine decay (AdamW)."""
+    weight_decay: float = Field(0.05, ge=0)
+    warmup_fraction: float = Field(0.1, ge=0, lt=1)
+    augment: Literal["none", "basic"] = "basic"
+    """``basic``: small rotation, shift, scale and light changes; never flips."""
+    precision: Literal["auto", "fp32", "bf16"] = "auto"
+    device: str = "auto"
+    num_workers: int = Field(0, ge=0)
+
+
+class BenchmarkConfig(Section):
+    """Which arms, how often."""
+
+    arms: tuple[str, ...] = ("real", "oversample", "synthetic")
+    seeds: int = Field(2, ge=1)
+    """Number of paired repetitions; seed s uses the same initial weights in every arm."""
+    first_seed: int = 0
+    extractor_steps: int = Field(800, ge=1)
+    """Optimizer steps of the classifier behind Frechet distance and label agreement."""
+    bootstrap_resamples: int = Field(2000, ge=100)
+
+
+class Config(Section):
+    """Everything; each command reads the sections that concern it."""
+
+    data: DataConfig = DataConfig()
+    gan: GanConfig = GanConfig()
+    balance: BalanceConfig = BalanceConfig()
+    classifier: ClassifierConfig = ClassifierConfig()
+    benchmark: BenchmarkConfig = BenchmarkConfig()
+
+
+def load_config(path_or_preset: str | Path | None, overrides: Sequence[str] = ()) -> Config:
+    """Defaults, then the YAML file or preset, then ``section.key=value`` overrides.
+
+    Raises SignforgeError for a missing or malformed file, an unknown key (with the closest
+    match) and a value out of range, naming the file and the key.
+    """
+    values: dict[str, Any] = {}
+    origin = "config"
+    if path_or_preset is not None:
+        text, origin = _read(path_or_preset)
+        values = _parse(text, origin)
+    return merge_overrides(values, [parse_override(text) for text in overrides], origin)
+
+
+def merge_overrides(
+    values: Mapping[str, Any], overrides: Sequence[tuple[str, Any]], origin: str
+) -> Config:
+    """Applies dotted ``(key, value)`` pairs over nested ``values`` and validates the result."""
+    merged: dict[str, Any] = {
+        key: dict(section) if isinstance(section, Mapping) else section
+        for key, section in values.items()
+    }
+    for dotted, value in overrides:
+        section, _, key = dotted.partition(".")
+        if section not in Config.model_fields:
+            raise SignforgeError(_unknown(section, Config, "", "--set"))
+        if not isinstance(merged.setdefault(section, {}), dict) or not key:
+            raise SignforgeError(f"--set {dotted}: write section.key=value, such as gan.seed=1.")
+        merged[section][key] = value
+    return validate(merged, origin)
+
+
+def validate(values: Mapping[str, Any], origin: str) -> Config:
+    """``values`` as a Config; every problem is a SignforgeError that names ``origin`` and key."""
+    for name, section in values.items():
+        if name not in Config.model_fields:
+            raise SignforgeError(_unknown(name, Config, "", origin))
+        if not isinstance(section, Mapping):
+            raise SignforgeError(f"{origin}: {name} must be a section of keys, got {section!r}.")
+        section_type = Config.model_fields[name].annotation
+        assert isinstance(section_type, type)
+        assert issubclass(section_type, Section)
+        for key in section:
+            if key not in section_type.model_fields:
+                raise SignforgeError(_unknown(str(key), section_type, f"{name}.", origin))
+    try:
+        return Config.model_validate(values)
+    except ValidationError as error:
+        first = error.errors()[0]
+        key = ".".join(str(part) for part in first["loc"])
+        raise SignforgeError(
+            f"{origin}: {key} = {first['input']!r} is not valid: {first['msg']}."
+        ) from None
+
+
+def parse_override(text: str) -> tuple[str, Any]:
+    """``"gan.seed=1"`` -> ``("gan.seed", 1)``; the value is read as YAML."""
+    key, equals, value = text.partition("=")
+    if not equals:
+        raise SignforgeError(f"--set {text}: write section.key=value, such as gan.seed=1.")
+    try:
+        return key.strip(), yaml.safe_load(value)
+    except yaml.YAMLError:
+        raise SignforgeError(f"--set {text}: {value!r} is not a YAML value.") from None
+
+
+def dump_config(config: Section) -> str:
+    """YAML that ``load_config`` reads back to an equal config."""
+    return yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False)
+
+
+def preset_names() -> tuple[str, ...]:
+    """Presets that ship with the package, by the name that ``--config`` takes."""
+    return tuple(sorted(path.stem for path in _preset_folder().glob("*.yaml")))
+
+
+def _preset_folder() -> Path:
+    """configs/ of the source tree, or its copy inside an installed wheel."""
+    package = Path(str(resources.files("signforge")))
+    packaged = package / "configs"
+    return packaged if packaged.is_dir() else package.parent / "configs"
+
+
+def _read(path_or_preset: str | Path) -> tuple[str, str]:
+    path = Path(path_or_preset)
+    if not path.exists() and str(path_or_preset) in preset_names():
+        path = _preset_folder() / f"{path_or_preset}.yaml"
+    try:
+        return path.read_text(encoding="utf-8"), str(path)
+    except OSError as error:
+        raise SignforgeError(
+            f"Cannot read config {path}: {error.strerror}; give a YAML file or one of the presets "
+            f"{', '.join(preset_names())}."
+        ) from None
+    except UnicodeDecodeError:
+        raise SignforgeError(f"Config {path} is not UTF-8 text.") from None
+
+
+def _parse(text: str, origin: str) -> dict[str, Any]:
+    try:
+        values = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise SignforgeError(
+            f"{origin} is not valid YAML: {' '.join(str(error).split())}"
+        ) from None
+    if values is None:
+        return {}
+    if not isinstance(values, dict):
+        raise SignforgeError(
+            f"{origin}: expected sections such as 'gan:', got {type(values).__name__}."
+        )
+    return {str(key): {} if section is None else section for key, section in values.items()}
+
+
+def _unknown(key: str, section: type[Section], prefix: str, origin: str) -> str:
+    known = list(section.model_fields)
+    closest = difflib.get_close_matches(key, known, n=1)
+    hint = f"did you mean {prefix}{closest[0]}?" if closest else f"known keys: {', '.join(known)}."
+    return f"{origin}: unknown key {prefix}{key}; {hint}"

@@ -1,0 +1,1 @@
+"""How good are samples and classifiers."""
