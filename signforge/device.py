@@ -1,0 +1,43 @@
+"""Which device, and which precision pays on it."""
+
+from contextlib import AbstractContextManager
+
+import torch
+
+from signforge.errors import SignforgeError
+
+
+def resolve_device(name: str) -> torch.device:
+    """``"auto"`` is CUDA where there is one, else the CPU; other names are torch's.
+
+    Raises SignforgeError for a name that torch does not know or a device that is not there.
+    """
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+    except RuntimeError:
+        raise SignforgeError(f"Unknown device {name!r}: use auto, cpu, cuda or cuda:N.") from None
+    if device.type == "cuda" and not torch.cuda.is_available():
+        raise SignforgeError(f"Device {name!r} was asked for, but torch sees no CUDA device.")
+    return device
+
+
+def use_bf16(device: torch.device, precision: str) -> bool:
+    """Whether ``precision`` (auto, fp32 or bf16) means bf16 autocast on ``device``."""
+    if precision != "auto":
+        return precision == "bf16"
+    if device.type == "cuda":
+        return torch.cuda.is_bf16_supported(including_emulation=False)
+    if device.type == "cpu":
+        # The question oneDNN answers from the CPU's own flags: emulated bf16 is slower than fp32.
+        return bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
+    return False
+
+
+def autocast(device: torch.device, precision: str) -> AbstractContextManager[None]:
+    """bf16 autocast on ``device`` if ``use_bf16``, else a context that does nothing."""
+    context: AbstractContextManager[None] = torch.autocast(
+        device.type, torch.bfloat16, enabled=use_bf16(device, precision)
+    )
+    return context
