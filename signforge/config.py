@@ -127,8 +127,10 @@ class Config(Section):
     benchmark: BenchmarkConfig = BenchmarkConfig()
 
 
-def load_config(path_or_preset: str | Path | None, overrides: Sequence[str] = ()) -> Config:
-    """Defaults, then the YAML file or preset, then ``section.key=value`` overrides.
+def load_config(
+    path_or_preset: str | Path | None, overrides: Sequence[tuple[str, Any]] = ()
+) -> Config:
+    """Defaults, then the YAML file or preset, then ``("section.key", value)`` overrides.
 
     Raises SignforgeError for a missing or malformed file, an unknown key (with the closest
     match) and a value out of range, naming the file and the key.
@@ -138,7 +140,7 @@ def load_config(path_or_preset: str | Path | None, overrides: Sequence[str] = ()
     if path_or_preset is not None:
         text, origin = _read(path_or_preset)
         values = _parse(text, origin)
-    return merge_overrides(values, [parse_override(text) for text in overrides], origin)
+    return merge_overrides(values, overrides, origin)
 
 
 def merge_overrides(

@@ -28,7 +28,7 @@ def use_bf16(device: torch.device, precision: str) -> bool:
     if precision != "auto":
         return precision == "bf16"
     if device.type == "cuda":
-        return torch.cuda.is_bf16_supported(including_emulation=False)
+        return bool(torch.cuda.is_bf16_supported(including_emulation=False))
     if device.type == "cpu":
         # The question oneDNN answers from the CPU's own flags: emulated bf16 is slower than fp32.
         return bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())

@@ -98,6 +98,15 @@ class LabeledImages(Dataset[tuple[Tensor, int]]):
             source=self.source,
         )
 
+    def examples(self, per_class: int) -> list[Tensor]:
+        """Up to ``per_class`` images of each class, evenly spread over it: uint8 (n, 3, H, W)."""
+        rows = []
+        for label in range(self.num_classes):
+            indices = (self.labels == label).nonzero().squeeze(1)
+            spread = torch.linspace(0, len(indices) - 1, min(per_class, len(indices))).long()
+            rows.append(self.images[indices[spread]])
+        return rows
+
     def __len__(self) -> int:
         return len(self.images)
 

@@ -1,0 +1,214 @@
+"""What a benchmark would do and how long it would take, from a few measured steps."""
+
+import time
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from signforge.balance.strategy import resolve_sampling_strategy
+from signforge.benchmark.arms import ARMS, Arm, needs_generator, select_arms
+from signforge.benchmark.folder import config_hash, read_rows
+from signforge.benchmark.runner import check_generator, plan_jobs
+from signforge.classify.model import build_classifier
+from signforge.classify.training import fit_classifier, predict_logits
+from signforge.config import Config
+from signforge.data.splits import PreparedSplits, imbalance_ratio
+from signforge.gan.sampler import ClassConditionalSampler
+from signforge.gan.training import measure_images_per_second
+
+WARM_STEPS = 3
+TIMED_STEPS = 5
+TIMED_IMAGES = 256
+SAMPLING_SPEEDUP = 4.0
+"""Assumed where no generator is there to be timed: one forward pass of the generator alone,
+against the passes of both networks, forward and backward, that a training image costs."""
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A benchmark that has not run. Seconds are estimates for this machine as it is now.
+
+    jobs_left: classifiers still to train; the others are finished in ``run_dir``.
+    class_counts, balanced_counts: training images of each class, before and after, (C,).
+    gan_kimg: thousands of images the GAN would train on; None if no GAN would be trained.
+    """
+
+    run_dir: Path
+    source: str
+    arms: tuple[str, ...]
+    seeds: tuple[int, ...]
+    jobs: int
+    jobs_left: int
+    classifier: str
+    steps: int
+    batch_size: int
+    train_images: int
+    val_images: int
+    test_images: int
+    class_counts: tuple[int, ...]
+    balanced_counts: tuple[int, ...]
+    gan_kimg: float | None
+    gan_seconds: float
+    extractor_seconds: float
+    classifier_seconds: float
+    """Of one job: training, drawing synthetic images where the arm does, and testing, averaged."""
+
+    @property
+    def total_seconds(self) -> float:
+        return self.gan_seconds + self.extractor_seconds + self.jobs_left * self.classifier_seconds
+
+    def as_dict(self) -> dict[str, Any]:
+        """JSON-ready, with the total."""
+        totals = {"run_dir": str(self.run_dir), "total_seconds": self.total_seconds}
+        return {**asdict(self), **totals}
+
+    @property
+    def lines(self) -> list[str]:
+        """The plan in sentences, the total time last."""
+        counts = torch.tensor(self.class_counts)
+        added = sum(self.balanced_counts) - sum(self.class_counts)
+        finished = self.jobs - self.jobs_left
+        lines = [
+            f"Data: {self.source}, {len(self.class_counts)} classes; {self.train_images:,} images "
+            f"to train on ({int(counts.min()):,} to {int(counts.max()):,} a class, imbalance ratio "
+            f"{imbalance_ratio(counts):.1f}), {self.val_images:,} for validation, "
+            f"{self.test_images:,} for the test.",
+            f"Balancing adds {added:,} images: {min(self.balanced_counts):,} to "
+            f"{max(self.balanced_counts):,} a class.",
+        ]
+        if self.gan_kimg is not None:
+            lines.append(
+                f"GAN: up to {self.gan_kimg:g} thousand images, {duration(self.gan_seconds)}."
+            )
+        if self.extractor_seconds:
+            lines.append(
+                f"Feature extractor for the fidelity table: {duration(self.extractor_seconds)}."
+            )
+        lines += [
+            f"Classifiers: {self.jobs} ({', '.join(self.arms)} with seeds "
+            f"{', '.join(map(str, self.seeds))}), {self.classifier}, {self.steps:,} steps of "
+            f"{self.batch_size}, {duration(self.classifier_seconds)} each"
+            + (f"; {finished} are finished already." if finished else "."),
+            f"Results in {self.run_dir}.",
+            f"About {duration(self.total_seconds)} in all on this machine.",
+        ]
+        return lines
+
+
+def dry_run(
+    config: Config,
+    splits: PreparedSplits,
+    run_dir: Path,
+    *,
+    sampler: ClassConditionalSampler | None = None,
+    arms: Mapping[str, Arm] = ARMS,
+) -> Plan:
+    """Plans ``config.benchmark`` and times a few steps of the real models; writes nothing.
+
+    sampler: the generator to be used; without one, and with an arm that needs one, the plan
+        includes training it.
+    arms: what the names in ``config.benchmark.arms`` mean.
+
+    Raises SignforgeError as ``run_benchmark`` would for arms, generator and classifier.
+    """
+    chosen = tuple(select_arms(config.benchmark.arms, arms))
+    if sampler is not None:
+        check_generator(sampler, splits.train)
+    balanced = resolve_sampling_strategy(
+        config.balance.sampling_strategy,
+        splits.train.class_counts,
+        class_names=splits.train.class_names,
+        max_synthetic_fraction=config.balance.max_synthetic_fraction,
+    )
+    jobs = plan_jobs(config)
+    identity = config_hash(config)
+    done = {
+        (row["arm"], row["seed"])
+        for row in read_rows(run_dir)
+        if row.get("config_hash") == identity
+    }
+    left = [job for job in jobs if (job.arm, job.seed) not in done]
+
+    generative = needs_generator(chosen)
+    gan_rate = 0.0
+    gan_seconds = 0.0
+    if generative and sampler is None:
+        gan_rate = measure_images_per_second(config.gan, splits.train)
+        gan_seconds = 1000 * config.gan.total_kimg / gan_rate
+        if config.gan.max_minutes is not None:
+            gan_seconds = min(gan_seconds, 60 * config.gan.max_minutes)
+    step_seconds, predict_seconds = _measure_classifier(config, splits)
+    training = config.classifier.steps * step_seconds
+    testing = (len(splits.val) + len(splits.test)) * predict_seconds
+    drawing = 0.0
+    if generative and left:
+        rate = _sampling_rate(sampler) if sampler else SAMPLING_SPEEDUP * gan_rate
+        share = sum(needs_generator((job.arm,)) for job in left) / len(left)
+        drawing = share * _images_drawn(config, balanced, splits) / rate
+    return Plan(
+        run_dir=run_dir,
+        source=splits.train.source,
+        arms=chosen,
+        seeds=tuple(dict.fromkeys(job.seed for job in jobs)),
+        jobs=len(jobs),
+        jobs_left=len(left),
+        classifier=config.classifier.name,
+        steps=config.classifier.steps,
+        batch_size=config.classifier.batch_size,
+        train_images=len(splits.train),
+        val_images=len(splits.val),
+        test_images=len(splits.test),
+        class_counts=tuple(splits.train.class_counts.tolist()),
+        balanced_counts=tuple(balanced.tolist()),
+        gan_kimg=config.gan.total_kimg if generative and sampler is None else None,
+        gan_seconds=gan_seconds,
+        extractor_seconds=config.benchmark.extractor_steps * step_seconds if generative else 0.0,
+        classifier_seconds=training + testing + drawing,
+    )
+
+
+def duration(seconds: float) -> str:
+    """``75`` -> ``"1 min 15 s"``, in the two units that matter."""
+    whole = max(round(seconds), 1)
+    minutes, rest = divmod(whole, 60)
+    if minutes >= 60:
+        return f"{minutes // 60} h {minutes % 60} min"
+    return f"{minutes} min {rest} s" if minutes else f"{rest} s"
+
+
+def _measure_classifier(config: Config, splits: PreparedSplits) -> tuple[float, float]:
+    """Seconds of one training step, and of one prediction."""
+    train = splits.train
+    model = build_classifier(
+        config.classifier.name,
+        num_classes=train.num_classes,
+        resolution=train.resolution,
+        pretrained=False,
+        seed=0,
+    )
+    for steps in (WARM_STEPS, TIMED_STEPS):
+        few = config.classifier.model_copy(update={"steps": steps})
+        fit = fit_classifier(model, train, config=few, seed=0)
+    images = splits.test.images[:TIMED_IMAGES]
+    started = time.perf_counter()
+    predict_logits(model, images, precision=config.classifier.precision)
+    return fit.seconds / TIMED_STEPS, (time.perf_counter() - started) / len(images)
+
+
+def _sampling_rate(sampler: ClassConditionalSampler) -> float:
+    """Images a second that the generator draws."""
+    labels = torch.arange(TIMED_IMAGES) % sampler.num_classes
+    started = time.perf_counter()
+    sampler.sample(labels, seed=0)
+    return TIMED_IMAGES / max(time.perf_counter() - started, 1e-9)
+
+
+def _images_drawn(config: Config, balanced: torch.Tensor, splits: PreparedSplits) -> float:
+    """Synthetic images of one job: the first filling, and a share of it each later epoch."""
+    total = int(balanced.sum())
+    missing = total - len(splits.train)
+    epochs = config.classifier.steps * config.classifier.batch_size / max(total, 1)
+    return missing * (1 + config.balance.refresh * epochs)

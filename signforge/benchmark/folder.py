@@ -1,0 +1,190 @@
+"""The benchmark's run directory: what is in it, how it is written so that a kill loses one job.
+
+config.yaml, dataset.json and environment.json say what was run; rows.jsonl gains one line per
+finished job; predictions/ holds the predicted class of every test image, so that anyone can
+recompute every figure.
+"""
+
+import hashlib
+import io
+import json
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from signforge.config import Config, dump_config, load_config
+from signforge.errors import SignforgeError
+from signforge.files import write_atomically
+
+Row = dict[str, Any]
+FREE_KEYS = (
+    "benchmark.arms",
+    "benchmark.seeds",
+    "benchmark.first_seed",
+    "benchmark.bootstrap_resamples",
+    "classifier.num_workers",
+)
+"""Config keys that change which rows there are, or how they are read, but no row itself."""
+
+
+def open_run(
+    run_dir: Path, config: Config, dataset: Mapping[str, Any], environment: Mapping[str, Any]
+) -> None:
+    """Makes the folder, or takes up one that holds rows of the very same config and data.
+
+    dataset: as ``describe_dataset`` makes it; a generator may be added to a folder without one.
+
+    Raises SignforgeError naming the config keys, split or generator that differ.
+    """
+    run_dir.mkdir(parents=True, exist_ok=True)
+    if (run_dir / "config.yaml").exists() and (run_dir / "dataset.json").exists():
+        _compare_config(run_dir, config)
+        _compare_dataset(run_dir, dataset)
+    else:
+        write_json(run_dir / "environment.json", environment)
+    write_json(run_dir / "dataset.json", dataset)
+    write_atomically(run_dir / "config.yaml", dump_config(config).encode())
+
+
+def config_hash(config: Config) -> str:
+    """SHA-256 (hex) of the config keys that a row depends on."""
+    text = json.dumps(_binding_keys(config), sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def read_rows(run_dir: Path) -> list[Row]:
+    """All finished rows, in the order they finished; a line cut off by a kill is left out.
+
+    Raises SignforgeError for a line that is complete but no row.
+    """
+    path = run_dir / "rows.jsonl"
+    if not path.exists():
+        return []
+    rows = []
+    lines = path.read_bytes().splitlines(keepends=True)
+    for number, line in enumerate(lines, start=1):
+        if not line.endswith(b"\n"):
+            break
+        try:
+            row = json.loads(line)
+            if not {"arm", "seed"} <= set(row):
+                raise ValueError
+        except (ValueError, TypeError):
+            raise SignforgeError(
+                f"{path}, line {number}, is not a benchmark row; remove the line to have that job "
+                "repeated."
+            ) from None
+        rows.append(row)
+    return rows
+
+
+def append_row(run_dir: Path, row: Mapping[str, Any]) -> None:
+    """Adds one line and waits until the disk has it; a cut-off line before it is removed."""
+    line = json.dumps(row, allow_nan=False).encode() + b"\n"
+    path = run_dir / "rows.jsonl"
+    path.touch()
+    with path.open("r+b") as file:
+        content = file.read()
+        file.seek(content.rfind(b"\n") + 1)
+        file.truncate()
+        file.write(line)
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def write_predictions(
+    run_dir: Path, arm: str, seed: int, predictions: npt.NDArray[np.int16]
+) -> None:
+    """predictions: (N,) predicted class of each test image."""
+    _save_array(_predictions_path(run_dir, arm, seed), predictions)
+
+
+def read_predictions(run_dir: Path, arm: str, seed: int) -> npt.NDArray[np.int16]:
+    """(N,) as written. Raises SignforgeError where the file is missing or no such array."""
+    return _load_array(_predictions_path(run_dir, arm, seed))
+
+
+def write_target(run_dir: Path, target: npt.NDArray[np.int16]) -> None:
+    """target: (N,) true class of each test image, in the order of the predictions."""
+    _save_array(run_dir / "predictions" / "target.npy", target)
+
+
+def read_target(run_dir: Path) -> npt.NDArray[np.int16]:
+    """(N,) as written; raises as ``read_predictions``."""
+    return _load_array(run_dir / "predictions" / "target.npy")
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Indented JSON, whole or not at all."""
+    write_atomically(path, (json.dumps(value, indent=2, allow_nan=False) + "\n").encode())
+
+
+def read_json(path: Path) -> Any:
+    """Raises SignforgeError where the file is missing or no JSON."""
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise SignforgeError(f"Cannot read {path}: {error.strerror}.") from None
+    except ValueError:
+        raise SignforgeError(f"{path} is not valid JSON.") from None
+
+
+def _binding_keys(config: Config) -> dict[str, Any]:
+    flat = {
+        f"{section}.{key}": value
+        for section, values in config.model_dump(mode="json").items()
+        for key, value in values.items()
+    }
+    return {key: value for key, value in flat.items() if key not in FREE_KEYS}
+
+
+def _compare_config(run_dir: Path, config: Config) -> None:
+    before, now = _binding_keys(load_config(run_dir / "config.yaml")), _binding_keys(config)
+    changes = [f"{k} was {before[k]!r}, is {now[k]!r}" for k in now if before[k] != now[k]]
+    if changes:
+        raise SignforgeError(
+            f"{run_dir} holds rows of another config ({'; '.join(changes)}); "
+            "go back to that config or choose another folder."
+        )
+
+
+def _compare_dataset(run_dir: Path, dataset: Mapping[str, Any]) -> None:
+    before = read_json(run_dir / "dataset.json")
+    for split, now in dataset["splits"].items():
+        if before["splits"][split]["fingerprint"] != now["fingerprint"]:
+            raise SignforgeError(
+                f"{run_dir} holds rows of another data set: the {split} split differs; "
+                "choose another folder."
+            )
+    then, now = before["generator"], dataset["generator"]
+    if then and now and then["fingerprint"] != now["fingerprint"]:
+        raise SignforgeError(
+            f"{run_dir} holds rows made with another generator; choose another folder."
+        )
+
+
+def _predictions_path(run_dir: Path, arm: str, seed: int) -> Path:
+    return run_dir / "predictions" / f"{arm}-seed{seed}.npy"
+
+
+def _save_array(path: Path, array: npt.NDArray[np.int16]) -> None:
+    buffer = io.BytesIO()
+    np.save(buffer, array.astype(np.int16), allow_pickle=False)
+    write_atomically(path, buffer.getvalue())
+
+
+def _load_array(path: Path) -> npt.NDArray[np.int16]:
+    try:
+        array = np.load(path, allow_pickle=False)
+    except OSError as error:
+        raise SignforgeError(f"Cannot read {path}: {error.strerror}.") from None
+    except (ValueError, EOFError):
+        raise SignforgeError(f"{path} is not a whole .npy file of predictions.") from None
+    if array.dtype != np.int16 or array.ndim != 1:
+        raise SignforgeError(f"{path} must hold int16 (N,), got {array.dtype} {array.shape}.")
+    checked: npt.NDArray[np.int16] = array
+    return checked

@@ -1,0 +1,181 @@
+"""The main job: from a config to a finished report, training whatever is not there yet."""
+
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from signforge.benchmark.arms import needs_generator
+from signforge.benchmark.folder import Row, write_json
+from signforge.benchmark.report import write_report
+from signforge.benchmark.runner import check_generator, run_benchmark
+from signforge.benchmark.summary import Summary
+from signforge.config import Config
+from signforge.data.charts import save_image_grid
+from signforge.data.splits import PreparedSplits
+from signforge.errors import SignforgeError
+from signforge.evaluate.features import FeatureExtractor, load_extractor, train_extractor
+from signforge.evaluate.fidelity import fidelity_report
+from signforge.gan.checkpoint import list_checkpoints
+from signforge.gan.run import GRID_COLUMNS, GRID_SEED, row_names, run_training
+from signforge.gan.sampler import GanSampler, load_sampler
+from signforge.gan.training import Status
+from signforge.progress import Track, no_progress
+
+GENERATOR = "generator"
+EXTRACTOR = "extractor"
+EXTRACTOR_SEED = 1_000_003
+"""Far from the seeds of the arms, so that no arm starts from the extractor's own weights."""
+
+
+class Stopped(Exception):  # noqa: N818  (not an error: the user asked for it)
+    """The user stopped the job; what is on disk is enough to go on from."""
+
+
+@dataclass(frozen=True)
+class JobDisplay:
+    """How the main job tells what it does; silent by default."""
+
+    message: Callable[[str], None] = lambda _text: None
+    track: Track = no_progress
+    gan: Callable[[], AbstractContextManager[Callable[[Status], None]]] | None = None
+    on_row: Callable[[Row], None] = lambda _row: None
+    should_stop: Callable[[], bool] = field(default=lambda: False)
+
+
+def find_generator(
+    config: Config, splits: PreparedSplits, generator: Path | None
+) -> GanSampler | None:
+    """The generator given by path, checked against the data; None where there is none yet.
+
+    Raises SignforgeError where it draws other classes or sizes, or was trained on other images
+    than this training split: it may then have seen the images it is judged by.
+    """
+    if generator is None:
+        return None
+    sampler = load_sampler(generator, config.gan.device)
+    check_generator(sampler, splits.train)
+    if sampler.card.train_fingerprint != splits.train.fingerprint:
+        raise SignforgeError(
+            f"{generator} was trained on other images than this training split, so it may have "
+            "seen validation or test images; use the data options it was trained with (see its "
+            "config.yaml), or leave out --generator."
+        )
+    return sampler
+
+
+def run_main_job(
+    config: Config,
+    splits: PreparedSplits,
+    run_dir: Path,
+    *,
+    generator: Path | None = None,
+    command: str = "",
+    display: JobDisplay | None = None,
+) -> Summary:
+    """Trains the GAN unless ``generator`` is given, measures it, and compares the arms.
+
+    Everything lands in ``run_dir``; called again with the same config it goes on where it
+    stopped and repeats nothing that is finished.
+
+    Raises SignforgeError as its parts do, and Stopped where ``display.should_stop`` said so.
+    """
+    display = display or JobDisplay()
+    sampler = None
+    if needs_generator(config.benchmark.arms):
+        sampler = find_generator(config, splits, generator)
+        if sampler is None:
+            sampler = _trained_generator(config, splits, run_dir / GENERATOR, display)
+        _measure_fidelity(config, splits, sampler, run_dir, display)
+
+    def on_row(row: Row) -> None:
+        display.on_row(row)
+        if display.should_stop():
+            raise Stopped
+
+    run_benchmark(
+        config,
+        splits,
+        sampler,
+        run_dir,
+        gan_seconds=sampler.card.seconds if sampler else 0.0,
+        command=command,
+        on_row=on_row,
+        track=display.track,
+    )
+    return write_report(run_dir)
+
+
+def _trained_generator(
+    config: Config, splits: PreparedSplits, run: Path, display: JobDisplay
+) -> GanSampler:
+    resume = bool(list_checkpoints(run))
+    display.message(f"{'Resuming' if resume else 'Training'} the GAN in {run}.")
+    if display.gan is None:
+        sampler = run_training(config, splits, run, resume=resume, should_stop=display.should_stop)
+    else:
+        with display.gan() as on_status:
+            sampler = run_training(
+                config,
+                splits,
+                run,
+                resume=resume,
+                on_status=on_status,
+                should_stop=display.should_stop,
+            )
+    if display.should_stop():
+        raise Stopped
+    return sampler
+
+
+def _measure_fidelity(
+    config: Config,
+    splits: PreparedSplits,
+    sampler: GanSampler,
+    run_dir: Path,
+    display: JobDisplay,
+) -> None:
+    """Writes fidelity.json and samples.png, real images beside synthetic ones."""
+    columns = GRID_COLUMNS // 2
+    labels = torch.arange(sampler.num_classes).repeat_interleave(columns)
+    synthetic = torch.split(sampler.sample(labels, GRID_SEED), columns)
+    pairs = zip(splits.train.examples(columns), synthetic, strict=True)
+    rows = [_side_by_side(real, fake, columns) for real, fake in pairs]
+    names = row_names(splits.train.class_names)
+    save_image_grid(run_dir / "samples.png", rows, names, ("real", "synthetic"))
+    extractor = _extractor(config, splits, run_dir / EXTRACTOR, display)
+    display.message("Measuring fidelity against the validation split.")
+    report = fidelity_report(
+        sampler, extractor, splits.val, splits.train, seed=0, track=display.track
+    )
+    write_json(run_dir / "fidelity.json", report.as_dict())
+
+
+def _extractor(
+    config: Config, splits: PreparedSplits, folder: Path, display: JobDisplay
+) -> FeatureExtractor:
+    """The one in ``folder`` if it was made for this training split and classifier."""
+    steps, seed = config.benchmark.extractor_steps, EXTRACTOR_SEED
+    if (folder / "extractor.json").exists():
+        found = load_extractor(folder, config.classifier.device)
+        if (found.card.train_fingerprint, found.card.classifier, found.card.steps) == (
+            splits.train.fingerprint,
+            config.classifier.name,
+            steps,
+        ):
+            return found
+    display.message("Training the feature extractor on the training split.")
+    extractor = train_extractor(
+        splits.train, config=config.classifier, steps=steps, seed=seed, track=display.track
+    )
+    extractor.save(folder)
+    return extractor
+
+
+def _side_by_side(real: Tensor, fake: Tensor, columns: int) -> Tensor:
+    """Both in equal shares of a row, uint8 (2 * columns, 3, H, W); white where real has fewer."""
+    missing = torch.full((columns - len(real), *real.shape[1:]), 255, dtype=torch.uint8)
+    return torch.cat([real, missing, fake])

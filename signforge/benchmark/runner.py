@@ -1,0 +1,267 @@
+"""Arms x seeds -> rows: every arm trains as many steps, from the same weights, and is tested once.
+
+Jobs run behind one small interface (``RunJobs``); the one here runs them one after another in
+this process, a cluster engine can take its place.
+"""
+
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from functools import partial
+from pathlib import Path
+from typing import Any, TypeVar
+
+import numpy as np
+import numpy.typing as npt
+from torch import Tensor
+
+from signforge.benchmark.arms import ARMS, Arm, ArmContext, needs_generator, select_arms
+from signforge.benchmark.folder import (
+    Row,
+    append_row,
+    config_hash,
+    open_run,
+    read_rows,
+    write_predictions,
+    write_target,
+)
+from signforge.classify.model import build_classifier
+from signforge.classify.training import fit_classifier, predict_logits
+from signforge.config import Config
+from signforge.data.images import LabeledImages
+from signforge.data.splits import PreparedSplits
+from signforge.environment import describe_environment
+from signforge.errors import SignforgeError
+from signforge.evaluate.accuracy import accuracy_report
+from signforge.gan.sampler import ClassConditionalSampler, GanSampler
+from signforge.progress import Track, no_progress
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Job:
+    """One classifier to train: ``number`` of ``total`` in this benchmark, from 1."""
+
+    arm: str
+    seed: int
+    number: int
+    total: int
+
+
+@dataclass(frozen=True)
+class JobResult:
+    """row: JSON-ready. predictions: int16 (N,), the predicted class of each test image."""
+
+    row: Row
+    predictions: npt.NDArray[np.int16]
+
+
+RunJobs = Callable[[Sequence[Job], Callable[[Job], JobResult]], Iterator[JobResult]]
+"""Runs the function on every job, anywhere and in any order, and yields results as they come."""
+
+
+def run_in_process(jobs: Sequence[Job], work: Callable[[Job], JobResult]) -> Iterator[JobResult]:
+    """The executor for one machine: one job after another."""
+    yield from map(work, jobs)
+
+
+def run_benchmark(
+    config: Config,
+    splits: PreparedSplits,
+    sampler: ClassConditionalSampler | None,
+    run_dir: Path,
+    *,
+    arms: Mapping[str, Arm] = ARMS,
+    gan_seconds: float = 0.0,
+    command: str = "",
+    environment: Mapping[str, Any] | None = None,
+    run_jobs: RunJobs = run_in_process,
+    on_row: Callable[[Row], None] = lambda _row: None,
+    track: Track = no_progress,
+) -> list[Row]:
+    """All rows of ``config.benchmark``'s arms and seeds, those of earlier runs among them.
+
+    arms: what the names in ``config.benchmark.arms`` mean.
+    gan_seconds: what training the generator took, for the cost column of arms that use it.
+    command: how to repeat this run, for the report.
+    environment: as ``describe_environment`` makes it, which is the default.
+    on_row: called with each new row once it is on disk.
+    track: reports the steps of each classifier.
+
+    Raises SignforgeError for an unknown arm, an arm whose generator is missing or does not fit
+    the data, and a folder that holds rows of another config.
+    """
+    chosen = select_arms(config.benchmark.arms, arms)
+    if needs_generator(tuple(chosen)) and sampler is None:
+        raise SignforgeError("The arm synthetic needs a generator: train one, or leave it out.")
+    if sampler is not None:
+        check_generator(sampler, splits.train)
+    environment = environment or describe_environment()
+    dataset = describe_dataset(splits, sampler, gan_seconds)
+    open_run(run_dir, config, dataset, {**environment, "command": command})
+    write_target(run_dir, splits.test.labels.numpy().astype(np.int16))
+
+    identity = config_hash(config)
+    done = {
+        (row["arm"], row["seed"]): row
+        for row in read_rows(run_dir)
+        if row.get("config_hash") == identity
+    }
+    jobs = plan_jobs(config)
+    missing = [job for job in jobs if (job.arm, job.seed) not in done]
+    work = partial(
+        run_job,
+        config=config,
+        splits=splits,
+        sampler=sampler,
+        arms=chosen,
+        gan_seconds=gan_seconds,
+        environment=environment,
+        track=track,
+    )
+    for result in run_jobs(missing, work):
+        row = result.row
+        # Predictions first: a row on disk vouches for them.
+        write_predictions(run_dir, row["arm"], row["seed"], result.predictions)
+        append_row(run_dir, row)
+        done[row["arm"], row["seed"]] = row
+        on_row(row)
+    return [done[job.arm, job.seed] for job in jobs]
+
+
+def plan_jobs(config: Config) -> list[Job]:
+    """Seed by seed, all arms of a seed together, so that a benchmark cut short has pairs."""
+    arms = tuple(dict.fromkeys(config.benchmark.arms))
+    first = config.benchmark.first_seed
+    pairs = [(arm, seed) for seed in range(first, first + config.benchmark.seeds) for arm in arms]
+    return [Job(arm, seed, n, len(pairs)) for n, (arm, seed) in enumerate(pairs, start=1)]
+
+
+def run_job(
+    job: Job,
+    *,
+    config: Config,
+    splits: PreparedSplits,
+    sampler: ClassConditionalSampler | None,
+    arms: Mapping[str, Arm],
+    gan_seconds: float,
+    environment: Mapping[str, Any],
+    track: Track = no_progress,
+) -> JobResult:
+    """Trains and tests one classifier; writes nothing."""
+    train, classifier = splits.train, config.classifier
+    setup = arms[job.arm](train, ArmContext(job.seed, sampler, config.balance))
+    model = build_classifier(
+        classifier.name,
+        num_classes=train.num_classes,
+        resolution=train.resolution,
+        pretrained=classifier.pretrained,
+        seed=job.seed,
+    )
+    fit = fit_classifier(
+        model,
+        setup.dataset,
+        config=classifier,
+        seed=job.seed,
+        sampler=setup.sampler,
+        loss=setup.loss,
+        track=_labelled(track, f"{job.arm}, seed {job.seed} ({job.number} of {job.total})"),
+    )
+    val_preds = predict_logits(model, splits.val.images, precision=classifier.precision).argmax(1)
+    preds = predict_logits(model, splits.test.images, precision=classifier.precision).argmax(1)
+    val = _scores(val_preds, splits.val, train)
+    row = {
+        "arm": job.arm,
+        "seed": job.seed,
+        "classifier": classifier.name,
+        "pretrained": classifier.pretrained,
+        "steps": classifier.steps,
+        "batch_size": classifier.batch_size,
+        "images": fit.images,
+        "final_loss": fit.final_loss,
+        "classifier_seconds": round(fit.seconds, 3),
+        "gan_seconds": round(gan_seconds, 3) if setup.uses_generator else 0.0,
+        "uses_generator": setup.uses_generator,
+        **_scores(preds, splits.test, train),
+        "val_top1": val["top1"],
+        "val_macro_accuracy": val["macro_accuracy"],
+        "class_counts": list(setup.class_counts),
+        "train_images": len(train),
+        "val_images": len(splits.val),
+        "test_images": len(splits.test),
+        "train_fingerprint": train.fingerprint,
+        "val_fingerprint": splits.val.fingerprint,
+        "test_fingerprint": splits.test.fingerprint,
+        "generator_fingerprint": sampler.fingerprint if sampler and setup.uses_generator else None,
+        "config_hash": config_hash(config),
+        **{key: environment[key] for key in ("versions", "hardware", "commit", "dirty")},
+        "finished_at": datetime.now(UTC).isoformat(timespec="seconds"),
+    }
+    return JobResult(row=row, predictions=preds.numpy().astype(np.int16))
+
+
+def describe_dataset(
+    splits: PreparedSplits, sampler: ClassConditionalSampler | None, gan_seconds: float
+) -> dict[str, Any]:
+    """What dataset.json holds: source, classes, counts and fingerprints of splits and generator."""
+    named = {"train": splits.train, "val": splits.val, "test": splits.test}
+    notes = list(splits.notes)
+    generator = None
+    if sampler is not None:
+        generator = {"fingerprint": sampler.fingerprint, "seconds": gan_seconds}
+        if isinstance(sampler, GanSampler):
+            generator["train_fingerprint"] = sampler.card.train_fingerprint
+            generator["seen_kimg"] = sampler.card.seen_kimg
+            if sampler.card.train_fingerprint != splits.train.fingerprint:
+                notes.append(
+                    "The generator was trained on other images than this benchmark's training "
+                    "split, so arms that use it may know more than the others."
+                )
+    return {
+        "source": splits.train.source,
+        "resolution": splits.train.resolution,
+        "class_names": list(splits.train.class_names),
+        "notes": notes,
+        "splits": {
+            name: {
+                "images": len(split),
+                "groups": len(set(split.groups[split.groups >= 0].tolist())),
+                "class_counts": split.class_counts.tolist(),
+                "fingerprint": split.fingerprint,
+            }
+            for name, split in named.items()
+        },
+        "generator": generator,
+    }
+
+
+def check_generator(sampler: ClassConditionalSampler, train: LabeledImages) -> None:
+    """Raises SignforgeError where the generator draws other classes or sizes than ``train``'s."""
+    if tuple(sampler.class_names) != train.class_names:
+        raise SignforgeError(
+            f"The generator's {sampler.num_classes} classes are not the data's "
+            f"{train.num_classes}: their names differ; use a generator trained on these classes."
+        )
+    if sampler.resolution != train.resolution:
+        raise SignforgeError(
+            f"The generator draws {sampler.resolution}x{sampler.resolution} images, the data are "
+            f"{train.resolution}x{train.resolution}; set data.resolution={sampler.resolution} or "
+            "train a generator at the data's size."
+        )
+
+
+def _scores(preds: Tensor, split: LabeledImages, train: LabeledImages) -> dict[str, Any]:
+    """Figures of ``preds`` (N,) as a row holds them; many, medium and few may be None."""
+    report = accuracy_report(preds, split.labels, train.class_counts)
+    return {**report.as_dict(), "worst_class_name": train.class_names[report.worst_class]}
+
+
+def _labelled(track: Track, label: str) -> Track:
+    """``track`` under the job's own description instead of the caller's."""
+
+    def labelled(items: Iterable[T], description: str, total: int) -> Iterator[T]:
+        del description
+        return track(items, label, total)
+
+    return labelled

@@ -1,0 +1,261 @@
+"""Training a classifier for an exact number of optimizer steps, and asking it for logits.
+
+The loop is one function without hooks; batch order, augmentation and any dropout follow from
+(seed, epoch) and (seed, step), so neither workers nor the caller's random state can change them.
+"""
+
+import math
+import time
+from collections.abc import Callable, Generator, Sequence, Sized
+from contextlib import closing
+from dataclasses import dataclass
+from itertools import islice
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.utils.data import DataLoader, Dataset, RandomSampler, Sampler
+
+from signforge.classify.augment import augment_batch, normalise
+from signforge.config import ClassifierConfig
+from signforge.device import autocast, resolve_device
+from signforge.errors import SignforgeError
+from signforge.progress import Track, no_progress
+
+Loss = Callable[[Tensor, Tensor], Tensor]
+"""(logits float32 (N, C), labels int64 (N,)) -> scalar."""
+
+_ORDER, _AUGMENT, _MODEL, _WORKERS = range(4)
+"""Streams of random numbers that must not share a seed."""
+
+
+@dataclass(frozen=True)
+class FitResult:
+    """What a training cost: wall-clock seconds, images seen, and the loss of the last step."""
+
+    seconds: float
+    images: int
+    final_loss: float
+
+
+def fit_classifier(
+    model: nn.Module,
+    dataset: Dataset[Any],
+    *,
+    config: ClassifierConfig,
+    seed: int,
+    sampler: Sampler[int] | None = None,
+    loss: Loss = F.cross_entropy,
+    track: Track = no_progress,
+) -> FitResult:
+    """Trains ``model`` in place for exactly ``config.steps`` optimizer steps.
+
+    dataset: map-style, items (uint8 (3, R, R), int); its ``set_epoch`` is called before every
+        epoch if it has one.
+    sampler: draws the indices instead of a shuffle by (seed, epoch); needs a length, and its
+        ``set_epoch`` is called too. A last batch that is not full is dropped, unless all images
+        fit into one batch.
+
+    AdamW with linear warm-up and cosine decay; the model ends up on ``config.device``, in
+    training mode. The global random state is left as it was.
+
+    Raises SignforgeError for an empty dataset, items of another kind, labels that the model has
+    no output for, and a loss that is not finite (before it reaches the weights).
+    """
+    device = resolve_device(config.device)
+    started = time.perf_counter()
+    seen, value = 0, math.nan
+    # Closed here, because an error's traceback would otherwise keep its worker processes alive.
+    batches = _batches(dataset, sampler, config, seed, device)
+    forked = torch.random.fork_rng(devices=[device] if device.type == "cuda" else [])
+    with forked, closing(batches):
+        _seed_global(derive_seed(seed, _MODEL), device)
+        model.to(device=device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+        model.train()
+        optimizer = _optimizer(model, config)
+        steps = islice(batches, config.steps)
+        for step, (images, labels) in enumerate(track(steps, "classifier", config.steps)):
+            _check_images(images, model)
+            for group in optimizer.param_groups:
+                group["lr"] = learning_rate(step, config)
+            rng = torch.Generator().manual_seed(derive_seed(seed, _AUGMENT, step))
+            inputs = augment_batch(images.to(device, non_blocking=True), config.augment, rng)
+            with autocast(device, config.precision):
+                logits = model(inputs.contiguous(memory_format=torch.channels_last))
+            _check_labels(labels, logits.shape[1])
+            step_loss = loss(logits.float(), labels.to(device, non_blocking=True))
+            value = step_loss.item()
+            if not math.isfinite(value):
+                raise SignforgeError(
+                    f"The classifier's loss became {value} at step {step + 1} of {config.steps}; "
+                    f"lower classifier.learning_rate (now {config.learning_rate:g})."
+                )
+            optimizer.zero_grad(set_to_none=True)
+            step_loss.backward()  # type: ignore[no-untyped-call]
+            optimizer.step()
+            seen += len(images)
+    return FitResult(seconds=time.perf_counter() - started, images=seen, final_loss=value)
+
+
+def predict_logits(
+    model: nn.Module,
+    images: Tensor,
+    *,
+    batch_size: int = 512,
+    precision: str = "auto",
+    track: Track = no_progress,
+) -> Tensor:
+    """float32 (N, C) on the CPU for uint8 (N, 3, R, R), with ``model`` where and as it is.
+
+    Runs in evaluation mode without gradients; the model's mode is put back.
+    Raises SignforgeError for no images and for images of another kind or resolution.
+    """
+    if len(images) == 0:
+        raise SignforgeError("There is no image to classify.")
+    _check_images(images, model)
+    device = next(model.parameters()).device
+    was_training = model.training
+    model.eval()
+    starts = range(0, len(images), batch_size)
+    rows = []
+    with torch.no_grad(), autocast(device, precision):
+        for start in track(starts, "predict", len(starts)):
+            batch = normalise(images[start : start + batch_size].to(device))
+            logits = model(batch.contiguous(memory_format=torch.channels_last))
+            rows.append(logits.float().cpu())
+    model.train(was_training)
+    return torch.cat(rows)
+
+
+def learning_rate(step: int, config: ClassifierConfig) -> float:
+    """Rate of the 0-based ``step``: linear to the peak, then half a cosine towards 0."""
+    warmup = config.warmup_fraction * config.steps
+    if step + 1 <= warmup:
+        return config.learning_rate * (step + 1) / warmup
+    progress = (step - warmup) / (config.steps - warmup)
+    return config.learning_rate * 0.5 * (1 + math.cos(math.pi * max(progress, 0.0)))
+
+
+def derive_seed(seed: int, *path: int) -> int:
+    """A 63-bit seed for one place in a run; neighbouring seeds and paths share no stream.
+
+    torch's CPU generator reads only the low 32 bits of a seed, so keys cannot be packed by hand.
+    """
+    entropy = (seed % 2**64, *path)
+    return int(np.random.SeedSequence(entropy).generate_state(1, np.uint64)[0] >> np.uint64(1))
+
+
+def _batches(
+    dataset: Dataset[Any],
+    sampler: Sampler[int] | None,
+    config: ClassifierConfig,
+    seed: int,
+    device: torch.device,
+) -> Generator[tuple[Tensor, Tensor]]:
+    """Batches of (uint8 (N, 3, R, R), int64 (N,)) without end, epoch after epoch."""
+    order = torch.Generator()
+    if sampler is None:
+        if _length(dataset) == 0:
+            raise SignforgeError("There is no image to train the classifier on.")
+        sampler = RandomSampler(dataset, generator=order)  # type: ignore[arg-type]
+    length = _length(sampler)
+    if length < 2:
+        raise SignforgeError(f"The classifier needs at least 2 images an epoch, got {length}.")
+    workers = torch.Generator()
+    # Workers live for one epoch: longer-lived ones would keep the copy of the dataset that they
+    # started with, and miss its set_epoch.
+    loader = DataLoader(
+        dataset,
+        batch_size=config.batch_size,
+        sampler=sampler,
+        num_workers=config.num_workers,
+        collate_fn=_collate,
+        drop_last=length >= config.batch_size,
+        pin_memory=device.type == "cuda",
+        generator=workers,
+    )
+    epoch = 0
+    while True:
+        order.manual_seed(derive_seed(seed, _ORDER, epoch))
+        workers.manual_seed(derive_seed(seed, _WORKERS, epoch))
+        for changing in (dataset, sampler):
+            set_epoch = getattr(changing, "set_epoch", None)
+            if set_epoch is not None:
+                set_epoch(epoch)
+        for batch in loader:
+            if isinstance(batch, str):
+                raise SignforgeError(batch)
+            yield batch
+        epoch += 1
+
+
+def _collate(items: Sequence[tuple[Any, Any]]) -> tuple[Tensor, Tensor] | str:
+    """One batch, or what is wrong with it.
+
+    A sentence and not an exception: torch wraps what a worker raises in the worker's traceback.
+    """
+    images = [image for image, _ in items]
+    for image in images:
+        if not isinstance(image, Tensor) or image.dtype != torch.uint8 or image.ndim != 3:
+            return f"Images to train on must be uint8 tensors (3, R, R), got {_describe(image)}."
+        if image.shape != images[0].shape:
+            return (
+                "Images to train on must all have one size, got "
+                f"{_describe(images[0])} and {_describe(image)}."
+            )
+    return torch.stack(images), torch.tensor([int(label) for _, label in items])
+
+
+def _check_images(images: Tensor, model: nn.Module) -> None:
+    resolution = getattr(model, "resolution", images.shape[-1])
+    if images.dtype != torch.uint8 or tuple(images.shape[1:]) != (3, resolution, resolution):
+        raise SignforgeError(
+            f"The classifier takes uint8 images (3, {resolution}, {resolution}), "
+            f"got {_describe(images[0])}."
+        )
+
+
+def _check_labels(labels: Tensor, num_classes: int) -> None:
+    low, high = int(labels.min()), int(labels.max())
+    if low < 0 or high >= num_classes:
+        raise SignforgeError(
+            f"The dataset has label {low if low < 0 else high}, but the classifier has outputs "
+            f"for 0..{num_classes - 1} only."
+        )
+
+
+def _describe(image: object) -> str:
+    if isinstance(image, Tensor):
+        return f"{str(image.dtype).removeprefix('torch.')} {tuple(image.shape)}"
+    return type(image).__name__
+
+
+def _length(sized: object) -> int:
+    if not isinstance(sized, Sized):
+        raise SignforgeError(f"{type(sized).__name__} has no length; training needs one.")
+    return len(sized)
+
+
+def _optimizer(model: nn.Module, config: ClassifierConfig) -> torch.optim.Optimizer:
+    """Fused AdamW; biases and the scales of norms (1-d parameters) are not decayed."""
+    parameters = [p for p in model.parameters() if p.requires_grad]
+    groups: list[dict[str, Any]] = [
+        {"params": [p for p in parameters if p.ndim > 1]},
+        {"params": [p for p in parameters if p.ndim <= 1], "weight_decay": 0.0},
+    ]
+    return torch.optim.AdamW(
+        groups,
+        lr=config.learning_rate,
+        weight_decay=config.weight_decay,
+        fused=True,
+    )
+
+
+def _seed_global(seed: int, device: torch.device) -> None:
+    """Seeds what dropout draws from; the caller has forked these generators."""
+    torch.default_generator.manual_seed(seed)
+    if device.type == "cuda":
+        with torch.cuda.device(device):
+            torch.cuda.manual_seed(seed)

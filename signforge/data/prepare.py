@@ -1,0 +1,40 @@
+"""From a config to splits that can be trained on: read, refuse what is broken, cut by group."""
+
+from dataclasses import replace
+from pathlib import Path
+
+from signforge.config import DataConfig
+from signforge.data.gtsrb import download_gtsrb
+from signforge.data.load import load_splits
+from signforge.data.splits import PreparedSplits, prepare_splits
+from signforge.errors import SignforgeError
+from signforge.progress import Track, no_progress
+
+
+def load_prepared_splits(config: DataConfig, *, track: Track = no_progress) -> PreparedSplits:
+    """Train, val and test of ``config.source``, with the notes of the reader and of the cuts.
+
+    Raises SignforgeError where a file cannot be read: a class that silently lost images would
+    falsify every count that follows.
+    """
+    splits = load_splits(config, track=track)
+    if splits.unreadable:
+        raise SignforgeError(unreadable_sentence(splits.unreadable))
+    prepared = prepare_splits(config, splits)
+    return replace(prepared, notes=(*splits.notes, *prepared.notes))
+
+
+def unreadable_sentence(unreadable: tuple[str, ...]) -> str:
+    """The first unreadable file, how many more there are, and what to do."""
+    first, more = unreadable[0].rstrip("."), len(unreadable) - 1
+    others = f" ({more} more: see `signforge data inspect`)" if more else ""
+    return f"{first}{others}; replace or remove it."
+
+
+def download_if_asked(config: DataConfig, download: bool) -> DataConfig:
+    """With ``download``, fetches GTSRB by torchvision to where ``config.source`` points."""
+    if not download:
+        return config
+    if config.source == "demo":
+        raise SignforgeError("--download needs a folder to download GTSRB to, not 'demo'.")
+    return config.model_copy(update={"source": str(download_gtsrb(Path(config.source)))})

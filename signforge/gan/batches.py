@@ -1,0 +1,34 @@
+"""Batches of real images and of labels, drawn on the training device without a DataLoader."""
+
+import torch
+from torch import Tensor
+
+from signforge.data.images import LabeledImages
+from signforge.gan.sampler import from_uint8
+
+
+class BatchSource:
+    """The training images on the device, drawn class by class from the class prior."""
+
+    def __init__(self, train: LabeledImages, class_prior: str, device: torch.device) -> None:
+        self.device = device
+        order = torch.argsort(train.labels, stable=True)
+        self.images = train.images[order].to(device)
+        counts = train.class_counts
+        self.counts = counts.to(device)
+        self.starts = (counts.cumsum(0) - counts).to(device)
+        present = counts > 0
+        prior = counts.float() if class_prior == "empirical" else present.float()
+        self.prior = (prior / prior.sum()).to(device)
+
+    def labels(self, n: int, rng: torch.Generator) -> Tensor:
+        """int64 (n,) from the class prior."""
+        return torch.multinomial(self.prior, n, replacement=True, generator=rng)
+
+    def batch(self, n: int, rng: torch.Generator) -> tuple[Tensor, Tensor]:
+        """Real images float (n, 3, H, W) in -1..1 and their labels int64 (n,)."""
+        labels = self.labels(n, rng)
+        offsets = torch.rand(n, generator=rng, device=self.device, dtype=torch.float64)
+        counts = self.counts[labels]
+        rows = self.starts[labels] + torch.minimum((offsets * counts).long(), counts - 1)
+        return from_uint8(self.images[rows]), labels

@@ -1,0 +1,75 @@
+"""Images of chosen classes as PNG files, with a grid of them."""
+
+import difflib
+import re
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+from torchvision.io import encode_png
+
+from signforge.data.charts import save_image_grid
+from signforge.errors import SignforgeError
+from signforge.files import write_atomically
+from signforge.gan.run import row_names
+from signforge.gan.sampler import ClassConditionalSampler
+from signforge.progress import Track, no_progress
+
+GRID_IMAGES = 100
+
+
+def find_class(name_or_id: str, class_names: Sequence[str]) -> int:
+    """The label of a class given by its name (any case) or its id.
+
+    Raises SignforgeError, with the closest name, where there is no such class.
+    """
+    lowered = [name.lower() for name in class_names]
+    wanted = name_or_id.strip().lower()
+    if wanted in lowered:
+        return lowered.index(wanted)
+    if wanted.isdecimal() and int(wanted) < len(class_names):
+        return int(wanted)
+    closest = difflib.get_close_matches(wanted, lowered, n=1)
+    hint = f"; did you mean {class_names[lowered.index(closest[0])]!r}?" if closest else "."
+    raise SignforgeError(
+        f"There is no class {name_or_id!r}: ids are 0..{len(class_names) - 1}{hint}"
+    )
+
+
+def generate_images(
+    sampler: ClassConditionalSampler,
+    labels: Sequence[int],
+    num: int,
+    out: Path,
+    *,
+    seed: int = 0,
+    track: Track = no_progress,
+) -> list[Path]:
+    """Writes ``num`` PNG files of each class below ``out`` and ``out/grid.png``.
+
+    A file's name holds class, seed and number, so another seed adds files and replaces none.
+    Returns the files of images, class by class.
+    """
+    files: list[Path] = []
+    grid = []
+    for label in track(labels, "Drawing", len(labels)):
+        images = sampler.sample(torch.full((num,), label, dtype=torch.int64), seed)
+        folder = out / f"{label:05d}_{_file_name(sampler.class_names[label])}"
+        for index, image in enumerate(images):
+            path = folder / f"{label:05d}_seed{seed}_{index:05d}.png"
+            write_atomically(path, encode_png(image).numpy().tobytes())
+            files.append(path)
+        grid.append(images[:GRID_IMAGES])
+    names = row_names(sampler.class_names)
+    if len(labels) == 1:
+        rows = list(torch.split(grid[0], 10))
+        save_image_grid(out / "grid.png", rows, [names[labels[0]], *[""] * (len(rows) - 1)])
+    else:
+        save_image_grid(
+            out / "grid.png", [row[:10] for row in grid], [names[label] for label in labels]
+        )
+    return files
+
+
+def _file_name(class_name: str) -> str:
+    return re.sub(r"[^A-Za-z0-9]+", "-", class_name).strip("-")[:60] or "class"

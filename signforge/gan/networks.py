@@ -1,0 +1,129 @@
+"""Conditional DCGAN generator and projection discriminator.
+
+DCGAN's shape (Radford et al. 2016: strided convolutions, no pooling) with class-conditional
+batch norm in the generator (de Vries et al. 2017), and in the discriminator spectral norm
+(Miyato et al. 2018) and a projection on the class embedding (Miyato & Koyama 2018, eq. 3).
+"""
+
+import math
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.nn.utils.parametrizations import spectral_norm
+
+from signforge.errors import SignforgeError
+
+LOWEST_RESOLUTION = 4
+
+
+def channels_by_resolution(resolution: int, base_channels: int) -> dict[int, int]:
+    """Feature channels at 4, 8, ... resolution / 2: ``base_channels`` at the highest, doubling
+    with every halving up to 8 times.
+
+    Raises SignforgeError unless resolution is a power of two of at least 8.
+    """
+    halvings = int(math.log2(max(resolution, 1) / LOWEST_RESOLUTION))
+    if halvings < 1 or LOWEST_RESOLUTION * 2**halvings != resolution:
+        raise SignforgeError(
+            f"The GAN needs a resolution that is a power of two of at least 8, not {resolution}; "
+            "set data.resolution to 32, 64 or 128."
+        )
+    return {
+        resolution // 2**level: min(base_channels * 2 ** (level - 1), base_channels * 8)
+        for level in range(halvings, 0, -1)
+    }
+
+
+class ConditionalBatchNorm2d(nn.Module):
+    """Batch norm whose gain and bias are linear in a condition vector.
+
+    x float (N, channels, H, W), condition float (N, condition_dim) -> like x.
+    """
+
+    def __init__(self, channels: int, condition_dim: int) -> None:
+        super().__init__()
+        self.norm = nn.BatchNorm2d(channels, affine=False)
+        self.gain = nn.Linear(condition_dim, channels)
+        self.bias = nn.Linear(condition_dim, channels)
+        for layer in (self.gain, self.bias):
+            nn.init.normal_(layer.weight, std=0.02)
+            nn.init.zeros_(layer.bias)
+
+    def forward(self, x: Tensor, condition: Tensor) -> Tensor:
+        gain = 1 + self.gain(condition)[:, :, None, None]
+        bias = self.bias(condition)[:, :, None, None]
+        normalised: Tensor = self.norm(x)
+        return torch.addcmul(bias.to(normalised.dtype), normalised, gain.to(normalised.dtype))
+
+
+class ConditionalGenerator(nn.Module):
+    """z float (N, z_dim), labels int64 (N,) -> images float (N, 3, resolution, resolution), -1..1.
+
+    Both the 4x4 seed and the batch norms see latent and class embedding, so style can vary
+    within a class at every scale while the convolutions are shared by all classes.
+    """
+
+    def __init__(
+        self,
+        *,
+        num_classes: int,
+        resolution: int,
+        z_dim: int,
+        base_channels: int,
+        embedding_dim: int,
+    ) -> None:
+        super().__init__()
+        self.num_classes = num_classes
+        self.resolution = resolution
+        self.z_dim = z_dim
+        channels = list(channels_by_resolution(resolution, base_channels).values())
+        condition_dim = z_dim + embedding_dim
+        self.embedding = nn.Embedding(num_classes, embedding_dim)
+        self.seed = nn.Linear(condition_dim, channels[0] * LOWEST_RESOLUTION**2)
+        self.norms = nn.ModuleList(ConditionalBatchNorm2d(c, condition_dim) for c in channels)
+        # Kernel 4 at stride 2 covers every output pixel equally often: no checkerboard.
+        self.upsamples = nn.ModuleList(
+            nn.ConvTranspose2d(c_in, c_out, 4, stride=2, padding=1, bias=False)
+            for c_in, c_out in zip(channels, [*channels[1:], channels[-1]], strict=True)
+        )
+        self.last_norm = nn.BatchNorm2d(channels[-1])
+        self.to_rgb = nn.Conv2d(channels[-1], 3, 3, padding=1)
+        for layer in (self.seed, *self.upsamples, self.to_rgb):
+            nn.init.orthogonal_(layer.weight)
+
+    def forward(self, z: Tensor, labels: Tensor) -> Tensor:
+        embedded = F.normalize(self.embedding(labels), dim=1) * math.sqrt(
+            self.embedding.embedding_dim
+        )
+        condition = torch.cat([z, embedded], dim=1)
+        x = self.seed(condition).unflatten(1, (-1, LOWEST_RESOLUTION, LOWEST_RESOLUTION))
+        x = x.contiguous(memory_format=torch.channels_last)
+        for norm, upsample in zip(self.norms, self.upsamples, strict=True):
+            x = upsample(F.relu(norm(x, condition)))
+        return torch.tanh(self.to_rgb(F.relu(self.last_norm(x))).float())
+
+
+class ProjectionDiscriminator(nn.Module):
+    """images float (N, 3, resolution, resolution), labels int64 (N,) -> logits float (N,)."""
+
+    def __init__(self, *, num_classes: int, resolution: int, base_channels: int) -> None:
+        super().__init__()
+        channels = list(reversed(channels_by_resolution(resolution, base_channels).values()))
+        self.downsamples = nn.ModuleList(
+            spectral_norm(nn.Conv2d(c_in, c_out, 4, stride=2, padding=1))
+            for c_in, c_out in zip([3, *channels], channels, strict=False)
+        )
+        top = channels[-1]
+        self.top = spectral_norm(nn.Conv2d(top, top, 3, padding=1))
+        self.linear = spectral_norm(nn.Linear(top, 1))
+        self.embedding = spectral_norm(nn.Embedding(num_classes, top))
+
+    def forward(self, images: Tensor, labels: Tensor) -> Tensor:
+        x = images.contiguous(memory_format=torch.channels_last)
+        for downsample in self.downsamples:
+            x = F.leaky_relu(downsample(x), 0.2)
+        features = F.leaky_relu(self.top(x), 0.2).float().sum(dim=(2, 3))
+        unconditional: Tensor = self.linear(features).float().squeeze(1)
+        conditional: Tensor = (self.embedding(labels) * features).sum(dim=1)
+        return unconditional + conditional

@@ -1,0 +1,171 @@
+"""Labels in, images out: the protocol that the package draws from, and our GAN as one of it."""
+
+import json
+from pathlib import Path
+from typing import Protocol, runtime_checkable
+
+import torch
+from pydantic import ValidationError
+from safetensors import SafetensorError
+from safetensors.torch import load as load_tensors
+from safetensors.torch import save as save_tensors
+from torch import Tensor
+
+from signforge.config import GanConfig, Section
+from signforge.device import resolve_device
+from signforge.errors import SignforgeError
+from signforge.files import sha256, write_atomically
+from signforge.gan.networks import ConditionalGenerator
+
+SAMPLING_BATCH = 256
+
+
+@runtime_checkable
+class ClassConditionalSampler(Protocol):
+    """Anything that draws images of a class; wrap your own model in these five members.
+
+    ``sample`` takes labels int64 (N,) and returns uint8 (N, 3, resolution, resolution), the same
+    images for the same labels and seed. ``fingerprint`` changes whenever its images would.
+    """
+
+    @property
+    def num_classes(self) -> int: ...
+    @property
+    def resolution(self) -> int: ...
+    @property
+    def class_names(self) -> tuple[str, ...]: ...
+    @property
+    def fingerprint(self) -> str: ...
+    def sample(self, labels: Tensor, seed: int) -> Tensor: ...
+
+
+class GeneratorCard(Section):
+    """generator.json: all that is needed to sample, and what the generator was made from."""
+
+    format_version: int = 1
+    gan: GanConfig
+    resolution: int
+    class_names: tuple[str, ...]
+    class_counts: tuple[int, ...]
+    """Training images of each class that the GAN saw."""
+    train_fingerprint: str
+    seen_kimg: float
+    seconds: float
+    """Wall-clock seconds of training."""
+    weights_sha256: str
+
+
+class GanSampler:
+    """The trained generator as a ClassConditionalSampler."""
+
+    def __init__(
+        self, generator: ConditionalGenerator, card: GeneratorCard, device: torch.device
+    ) -> None:
+        self.generator = generator.to(device).eval().requires_grad_(False)
+        self.card = card
+        self.device = device
+
+    @property
+    def num_classes(self) -> int:
+        return len(self.card.class_names)
+
+    @property
+    def resolution(self) -> int:
+        return self.card.resolution
+
+    @property
+    def class_names(self) -> tuple[str, ...]:
+        return self.card.class_names
+
+    @property
+    def fingerprint(self) -> str:
+        return self.card.weights_sha256
+
+    @torch.inference_mode()
+    def sample(self, labels: Tensor, seed: int) -> Tensor:
+        """Images of the given classes.
+
+        labels: int64 (N,) -> uint8 (N, 3, resolution, resolution) on the CPU. All latents come
+        from one generator seeded with ``seed`` on the CPU, so every device draws the same z.
+
+        Raises SignforgeError for a label that is not a class.
+        """
+        if len(labels) and (int(labels.min()) < 0 or int(labels.max()) >= self.num_classes):
+            raise SignforgeError(
+                f"Labels must lie in 0..{self.num_classes - 1}, got "
+                f"{int(labels.min())}..{int(labels.max())}."
+            )
+        rng = torch.Generator().manual_seed(seed)
+        z = torch.randn((len(labels), self.generator.z_dim), generator=rng)
+        images = torch.empty((len(labels), 3, self.resolution, self.resolution), dtype=torch.uint8)
+        for start in range(0, len(labels), SAMPLING_BATCH):
+            rows = slice(start, start + SAMPLING_BATCH)
+            fakes = self.generator(z[rows].to(self.device), labels[rows].to(self.device))
+            images[rows] = to_uint8(fakes).cpu()
+        return images
+
+
+def to_uint8(images: Tensor) -> Tensor:
+    """float -1..1 -> uint8 0..255, rounded."""
+    return ((images + 1) * 127.5).round().clamp(0, 255).to(torch.uint8)
+
+
+def from_uint8(images: Tensor) -> Tensor:
+    """uint8 0..255 -> float32 -1..1."""
+    return images.float() / 127.5 - 1
+
+
+def build_generator(
+    config: GanConfig, *, num_classes: int, resolution: int
+) -> ConditionalGenerator:
+    """The generator that ``config`` describes, freshly initialised."""
+    return ConditionalGenerator(
+        num_classes=num_classes,
+        resolution=resolution,
+        z_dim=config.z_dim,
+        base_channels=config.base_channels,
+        embedding_dim=config.embedding_dim,
+    )
+
+
+def save_sampler(run: Path, generator: ConditionalGenerator, card: GeneratorCard) -> None:
+    """Writes generator.safetensors, then generator.json, which vouches for it by hash."""
+    tensors = {key: value.contiguous().cpu() for key, value in generator.state_dict().items()}
+    weights = save_tensors(tensors)
+    card = card.model_copy(update={"weights_sha256": sha256(weights)})
+    write_atomically(run / "generator.safetensors", weights)
+    write_atomically(run / "generator.json", card.model_dump_json(indent=2).encode())
+
+
+def load_sampler(run: str | Path, device: str = "auto") -> GanSampler:
+    """The generator of a run directory, ready to sample.
+
+    Raises SignforgeError where the directory holds no finished generator, or its files do not
+    fit together: nothing in it is trusted, and nothing in it can run code.
+    """
+    run = Path(run)
+    card_path, weights_path = run / "generator.json", run / "generator.safetensors"
+    if not card_path.is_file():
+        raise SignforgeError(
+            f"{run} holds no generator.json; give the folder that `signforge train-cgan` wrote."
+        )
+    try:
+        card = GeneratorCard.model_validate(json.loads(card_path.read_text(encoding="utf-8")))
+        weights = weights_path.read_bytes()
+    except (OSError, UnicodeDecodeError, json.JSONDecodeError, ValidationError) as error:
+        reason = " ".join(str(error).split())
+        raise SignforgeError(f"{card_path} or its weights cannot be read: {reason}") from None
+    if sha256(weights) != card.weights_sha256:
+        raise SignforgeError(
+            f"{weights_path} is not the file that generator.json describes (SHA-256 differs); "
+            "restore it, or train again."
+        )
+    generator = build_generator(
+        card.gan, num_classes=len(card.class_names), resolution=card.resolution
+    )
+    try:
+        generator.load_state_dict(load_tensors(weights))
+    except (SafetensorError, RuntimeError) as error:
+        first_line = str(error).strip().splitlines()[0]
+        raise SignforgeError(f"{weights_path} does not fit generator.json: {first_line}") from None
+    return GanSampler(generator, card, resolve_device(device))

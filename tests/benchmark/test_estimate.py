@@ -1,0 +1,73 @@
+import json
+
+import pytest
+
+from signforge.benchmark.estimate import dry_run, duration
+from signforge.benchmark.runner import run_benchmark
+from signforge.errors import SignforgeError
+
+
+@pytest.fixture(scope="module")
+def small_gan(config):
+    gan = config.gan.model_copy(update={"base_channels": 4, "batch_size": 4, "device": "cpu"})
+    return config.model_copy(update={"gan": gan})
+
+
+def test_a_plan_names_what_would_be_done_and_writes_nothing(config, splits, sampler, tmp_path):
+    run_dir = tmp_path / "run"
+    plan = dry_run(config, splits, run_dir, sampler=sampler)
+    assert not run_dir.exists()
+    assert plan.jobs == plan.jobs_left == 6
+    assert plan.class_counts == (120, 40, 24, 6)
+    assert plan.balanced_counts == (120, 120, 120, 120)
+    assert plan.gan_kimg is None
+    assert plan.gan_seconds == 0
+    assert plan.classifier_seconds > 0
+    assert plan.total_seconds == pytest.approx(plan.extractor_seconds + 6 * plan.classifier_seconds)
+    text = "\n".join(plan.lines)
+    assert "190 images to train on (6 to 120 a class, imbalance ratio 20.0)" in text
+    assert "Balancing adds 290 images: 120 to 120 a class." in text
+    assert "6 (real, oversample, synthetic with seeds 0, 1), test_resnet, 3 steps of 16" in text
+    assert str(run_dir) in text
+    assert "GAN:" not in text
+    assert json.loads(json.dumps(plan.as_dict()))["total_seconds"] == plan.total_seconds
+
+
+def test_the_gan_counts_where_it_must_be_trained(small_gan, splits, tmp_path):
+    plan = dry_run(small_gan, splits, tmp_path)
+    assert plan.gan_kimg == small_gan.gan.total_kimg
+    assert plan.gan_seconds > 0
+    assert plan.total_seconds > plan.gan_seconds
+    gan = small_gan.gan.model_copy(update={"max_minutes": 0.001})
+    capped = dry_run(small_gan.model_copy(update={"gan": gan}), splits, tmp_path)
+    assert capped.gan_seconds == pytest.approx(0.06)
+
+
+def test_finished_jobs_are_not_counted_again(config, splits, tmp_path):
+    benchmark = config.benchmark.model_copy(update={"arms": ("real",), "seeds": 1})
+    run_benchmark(config.model_copy(update={"benchmark": benchmark}), splits, None, tmp_path)
+    more = benchmark.model_copy(update={"arms": ("real", "oversample"), "seeds": 2})
+    plan = dry_run(config.model_copy(update={"benchmark": more}), splits, tmp_path)
+    assert (plan.jobs, plan.jobs_left) == (4, 3)
+    assert "1 are finished already" in "\n".join(plan.lines)
+
+
+def test_mistakes_show_in_the_dry_run_too(config, splits, tmp_path):
+    benchmark = config.benchmark.model_copy(update={"arms": ("magic",)})
+    with pytest.raises(SignforgeError, match="Unknown arm 'magic'"):
+        dry_run(config.model_copy(update={"benchmark": benchmark}), splits, tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("seconds", "said"),
+    [
+        (0.2, "1 s"),
+        (59.6, "1 min 0 s"),
+        (75, "1 min 15 s"),
+        (3599, "59 min 59 s"),
+        (3600, "1 h 0 min"),
+        (7260, "2 h 1 min"),
+    ],
+)
+def test_durations_read_well(seconds, said):
+    assert duration(seconds) == said

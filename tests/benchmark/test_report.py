@@ -1,0 +1,111 @@
+import csv
+import io
+
+import pytest
+from PIL import Image
+
+from signforge.benchmark.fidelity import measure_fidelity
+from signforge.benchmark.folder import read_rows
+from signforge.benchmark.report import (
+    Table,
+    arms_table,
+    class_table,
+    table_markdown,
+    write_report,
+)
+from signforge.benchmark.runner import run_benchmark
+from signforge.benchmark.summary import summarise_run
+
+
+@pytest.fixture(scope="module")
+def run_dir(config, splits, sampler, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("report")
+    run_benchmark(
+        config, splits, sampler, folder, gan_seconds=1234.4, command="signforge benchmark --seeds 2"
+    )
+    measure_fidelity(config, splits, sampler, folder)
+    return folder
+
+
+def test_the_report_says_the_verdict_first_and_everything_after(run_dir, splits, config):
+    summary = write_report(run_dir)
+    text = (run_dir / "results.md").read_text()
+    title, first = text.split("\n\n")[:2]
+    assert title == "# test_resnet on squares"
+    assert first == summary.verdict
+    for expected in (
+        "| arm | seeds | top-1 % | macro % |",
+        "`signforge benchmark --seeds 2`",
+        "imbalance ratio 20.0",
+        "Squares are not signs.",
+        "190 images in 190 groups to train on",
+        splits.test.fingerprint[:12],
+        "per_class_gain.png",
+        "class_balance.png",
+        "yellow \\| mixed",
+        "1,234",
+        "| fd_test_resnet_indomain_40 |",
+        "real against real",
+        f"({config.benchmark.bootstrap_resamples} resamples)",
+    ):
+        assert expected in text, expected
+    assert "Not finished" not in text
+    for name in ("per_class_gain.png", "class_balance.png"):
+        with Image.open(run_dir / name, formats=("PNG",)) as image:
+            assert min(image.size) > 200
+            assert len(image.getcolors(1 << 24)) > 10
+
+
+def test_the_csv_holds_the_summary_in_full_precision(run_dir):
+    summary = write_report(run_dir)
+    lines = list(csv.DictReader(io.StringIO((run_dir / "results.csv").read_text())))
+    assert [line["arm"] for line in lines] == ["real", "oversample", "synthetic"]
+    assert float(lines[2]["macro_accuracy"]) == summary.arms[2].macro_accuracy.mean
+    assert float(lines[2]["macro_gain_over_real_low"]) == summary.arms[2].over_real.low
+    assert lines[0]["macro_gain_over_real"] == ""
+
+
+def test_tables_show_percent_points_and_leave_out_empty_columns(run_dir):
+    summary = summarise_run(run_dir)
+    table = arms_table(summary)
+    assert "medium %" in table.header
+    assert all(len(row) == len(table.header) for row in table.rows)
+    column = table.header.index("macro %")
+    spread = summary.arms[0].macro_accuracy
+    assert table.rows[0][column] == f"{100 * spread.mean:.2f} ± {100 * spread.std:.2f}"
+    assert table.rows[0][table.header.index("macro gain over real")] == "-"
+    assert "macro gain over oversample" in table.header
+    classes = class_table(summary)
+    assert [row[0] for row in classes.rows] == [
+        "3 yellow | mixed",
+        "2 blue",
+        "1 green",
+        "0 red",
+    ]
+    assert classes.rows[0][1:3] == ("6", "15")
+
+
+def test_columns_without_any_figure_vanish(config, splits, tmp_path):
+    values = config.model_copy(
+        update={"benchmark": config.benchmark.model_copy(update={"arms": ("real",), "seeds": 1})}
+    )
+    run_benchmark(values, splits, None, tmp_path)
+    summary = write_report(tmp_path)
+    header = arms_table(summary).header
+    assert not any("gain" in name for name in header)
+    assert "No generator took part." in (tmp_path / "results.md").read_text()
+
+
+def test_a_benchmark_cut_short_is_reported_as_such(tmp_path, config, splits, sampler):
+    run_benchmark(config, splits, sampler, tmp_path)
+    rows = (tmp_path / "rows.jsonl").read_text().splitlines(keepends=True)
+    (tmp_path / "rows.jsonl").write_text("".join(rows[:4]))
+    assert len(read_rows(tmp_path)) == 4
+    write_report(tmp_path)
+    text = (tmp_path / "results.md").read_text()
+    assert "Not finished; seeds done: real 2 of 2, oversample 1 of 2, synthetic 1 of 2." in text
+
+
+def test_markdown_cells_cannot_break_the_table():
+    table = Table("t", ("name", "n"), (("a|b\nc\\", "1"),))
+    assert table_markdown(table) == "| name | n |\n| --- | ---: |\n| a\\|b c\\\\ | 1 |"

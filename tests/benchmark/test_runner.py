@@ -1,0 +1,205 @@
+import dataclasses
+import json
+
+import numpy as np
+import pytest
+import torch
+
+from signforge.benchmark.arms import ARMS
+from signforge.benchmark.folder import config_hash, read_predictions, read_rows, read_target
+from signforge.benchmark.runner import plan_jobs, run_benchmark, run_in_process
+from signforge.config import load_config, validate
+from signforge.errors import SignforgeError
+
+TIMES = ("classifier_seconds", "finished_at")
+
+
+def timeless(rows):
+    return [{key: value for key, value in row.items() if key not in TIMES} for row in rows]
+
+
+def changed(config, dotted, value):
+    section, key = dotted.split(".")
+    values = config.model_dump(mode="json")
+    values[section][key] = value
+    return validate(values, "test")
+
+
+class StopsAfter:
+    """An executor that dies after a few jobs, as a killed process would."""
+
+    def __init__(self, jobs):
+        self.jobs = jobs
+        self.ran = []
+
+    def __call__(self, jobs, work):
+        for job in jobs:
+            if len(self.ran) == self.jobs:
+                raise KeyboardInterrupt
+            self.ran.append((job.arm, job.seed))
+            yield from run_in_process([job], work)
+
+
+@pytest.fixture(scope="module")
+def finished(config, splits, sampler, tmp_path_factory):
+    run_dir = tmp_path_factory.mktemp("benchmark") / "run"
+    rows = run_benchmark(config, splits, sampler, run_dir, gan_seconds=12.5, command="repeat me")
+    return run_dir, rows
+
+
+def test_every_arm_and_seed_has_one_complete_row(finished, config, splits, sampler):
+    run_dir, rows = finished
+    arms = ("real", "oversample", "synthetic")
+    assert [(row["arm"], row["seed"]) for row in rows] == [(a, s) for s in (0, 1) for a in arms]
+    assert read_rows(run_dir) == rows
+    assert load_config(run_dir / "config.yaml") == config
+    for row in rows:
+        assert row["steps"] == 3
+        assert row["images"] == 3 * 16
+        assert row["test_images"] == len(splits.test)
+        assert row["train_fingerprint"] == splits.train.fingerprint
+        assert row["test_fingerprint"] == splits.test.fingerprint
+        assert row["versions"]["timm"]
+        assert row["hardware"]["cores"] >= 1
+        assert row["config_hash"] == config_hash(config)
+        drawn = row["arm"] == "synthetic"
+        assert row["gan_seconds"] == (12.5 if drawn else 0.0)
+        assert row["generator_fingerprint"] == (sampler.fingerprint if drawn else None)
+        assert row["class_counts"] == ([120, 40, 24, 6] if row["arm"] == "real" else [120] * 4)
+    environment = json.loads((run_dir / "environment.json").read_text())
+    assert environment["command"] == "repeat me"
+    dataset = json.loads((run_dir / "dataset.json").read_text())
+    assert dataset["splits"]["train"]["class_counts"] == [120, 40, 24, 6]
+    assert dataset["notes"] == ["Squares are not signs."]
+
+
+def test_predictions_give_the_figures_of_the_rows_again(finished, splits):
+    run_dir, rows = finished
+    target = read_target(run_dir)
+    assert target.tolist() == splits.test.labels.tolist()
+    for row in rows:
+        preds = read_predictions(run_dir, row["arm"], row["seed"])
+        assert preds.dtype == np.int16
+        assert (preds == target).mean() == pytest.approx(row["top1"], abs=1e-6)
+        recall = [(preds[target == c] == c).mean() for c in range(4)]
+        assert recall == pytest.approx(row["per_class_recall"], abs=1e-6)
+        assert np.mean(recall) == pytest.approx(row["macro_accuracy"], abs=1e-6)
+        assert recall[row["worst_class"]] == min(recall) == pytest.approx(row["worst_class_recall"])
+
+
+@pytest.mark.parametrize("killed_after", [0, 2, 5])
+def test_a_killed_benchmark_resumes_and_repeats_nothing(
+    finished, config, splits, sampler, tmp_path, killed_after
+):
+    executor = StopsAfter(killed_after)
+    with pytest.raises(KeyboardInterrupt):
+        run_benchmark(config, splits, sampler, tmp_path, gan_seconds=12.5, run_jobs=executor)
+    before = read_rows(tmp_path)
+    assert len(before) == killed_after
+    # What a kill in the middle of a write leaves: half a line, and predictions without a row.
+    with (tmp_path / "rows.jsonl").open("ab") as file:
+        file.write(b'{"arm": "real", "se')
+    (tmp_path / "predictions").mkdir(exist_ok=True)
+    (tmp_path / "predictions" / "synthetic-seed1.npy").write_bytes(b"half")
+
+    rest, seen = StopsAfter(100), []
+    rows = run_benchmark(
+        config,
+        splits,
+        sampler,
+        tmp_path,
+        gan_seconds=12.5,
+        run_jobs=rest,
+        on_row=seen.append,
+    )
+    planned = [(job.arm, job.seed) for job in plan_jobs(config)]
+    assert rest.ran == planned[killed_after:]
+    assert seen == rows[killed_after:]
+    assert rows[:killed_after] == before
+    assert read_rows(tmp_path) == rows
+    reference_dir, reference = finished
+    assert timeless(rows) == timeless(reference)
+    for arm, seed in planned:
+        expected = read_predictions(reference_dir, arm, seed)
+        assert np.array_equal(read_predictions(tmp_path, arm, seed), expected)
+
+
+def test_a_finished_benchmark_runs_nothing_and_more_seeds_only_themselves(
+    finished, config, splits, sampler, tmp_path
+):
+    small = changed(changed(config, "benchmark.seeds", 1), "benchmark.arms", ["real"])
+    first = run_benchmark(small, splits, None, tmp_path)
+    again = StopsAfter(0)
+    assert run_benchmark(small, splits, None, tmp_path, run_jobs=again) == first
+    more = StopsAfter(100)
+    two = changed(config, "benchmark.arms", ["real", "synthetic"])
+    rows = run_benchmark(two, splits, sampler, tmp_path, gan_seconds=12.5, run_jobs=more)
+    assert more.ran == [("synthetic", 0), ("real", 1), ("synthetic", 1)]
+    assert timeless(rows) == timeless(r for r in finished[1] if r["arm"] != "oversample")
+
+
+def test_a_folder_with_other_rows_is_refused(finished, config, splits, sampler):
+    run_dir, rows = finished
+    other = changed(changed(config, "classifier.steps", 4), "gan.z_dim", 7)
+    with pytest.raises(
+        SignforgeError, match=r"gan\.z_dim was 100, is 7; classifier\.steps was 3, is 4"
+    ):
+        run_benchmark(other, splits, sampler, run_dir)
+    fewer = dataclasses.replace(splits, test=splits.test.subset(torch.arange(10, 85)))
+    with pytest.raises(SignforgeError, match="the test split differs"):
+        run_benchmark(config, fewer, sampler, run_dir)
+    with pytest.raises(SignforgeError, match="another generator"):
+        run_benchmark(config, splits, type(sampler)(noise=1.0), run_dir)
+    assert load_config(run_dir / "config.yaml") == config
+    assert read_rows(run_dir) == rows
+
+
+def test_arms_of_one_seed_share_initial_weights_and_batch_order(config, splits, tmp_path):
+    # Under another name the plain arm must come out the same, or pairs would not be pairs.
+    arms = {**ARMS, "copy": ARMS["real"]}
+    named = changed(config, "benchmark.arms", ["real", "copy"])
+    rows = run_benchmark(named, splits, None, tmp_path, arms=arms)
+    by_arm = {a: [r["final_loss"] for r in rows if r["arm"] == a] for a in ("real", "copy")}
+    assert by_arm["real"] == by_arm["copy"]
+    assert len(set(by_arm["real"])) == 2
+    for seed in (0, 1):
+        assert np.array_equal(
+            read_predictions(tmp_path, "real", seed), read_predictions(tmp_path, "copy", seed)
+        )
+
+
+def test_mistakes_are_told_before_anything_trains(config, splits, sampler, tmp_path):
+    def never(_jobs, _work):
+        raise AssertionError
+
+    def refused(match, sampler=sampler, config=config):
+        with pytest.raises(SignforgeError, match=match):
+            run_benchmark(config, splits, sampler, tmp_path / "run", run_jobs=never)
+        assert not (tmp_path / "run").exists()
+
+    refused("synthetic needs a generator", sampler=None)
+    refused("Unknown arm 'fake'", config=changed(config, "benchmark.arms", ["real", "fake"]))
+    other = type(sampler)()
+    other.resolution = 32
+    refused("32x32 images, the data are 16x16", sampler=other)
+    other = type(sampler)()
+    other.class_names = ("a", "b", "c", "d")
+    refused("names differ", sampler=other)
+
+
+def test_a_line_that_is_no_row_is_named(tmp_path):
+    (tmp_path / "rows.jsonl").write_text('{"arm": "real", "seed": 0}\n{"arm": \n{}\n')
+    with pytest.raises(SignforgeError, match="line 2, is not a benchmark row"):
+        read_rows(tmp_path)
+
+
+def test_progress_names_the_job(config, splits, tmp_path):
+    told = []
+
+    def track(items, description, total):
+        told.append((description, total))
+        yield from items
+
+    one = changed(changed(config, "benchmark.seeds", 1), "benchmark.arms", ["real"])
+    run_benchmark(one, splits, None, tmp_path, track=track)
+    assert told == [("real, seed 0 (1 of 1)", 3)]

@@ -1,0 +1,109 @@
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from signforge.data.charts import image_grid, save_class_distribution, save_image_grid
+from signforge.errors import SignforgeError
+
+
+def solid(count: int, value: int, size: int = 8) -> torch.Tensor:
+    return torch.full((count, 3, size, size), value, dtype=torch.uint8)
+
+
+def read(path: Path) -> np.ndarray:
+    with Image.open(path, formats=("PNG",)) as image:
+        return np.asarray(image.convert("RGB"))
+
+
+def test_grid_puts_each_image_in_its_place():
+    images = torch.arange(5, dtype=torch.uint8)[:, None, None, None].expand(5, 3, 4, 6)
+    grid = image_grid([images[:3], images[3:]], gap=2)
+    assert grid.dtype == torch.uint8
+    assert grid.shape == (3, 2 * 6, 3 * 8)
+    assert torch.equal(grid[:, 0:4, 8:14], images[1])
+    assert torch.equal(grid[:, 6:10, 0:6], images[3])
+    assert (grid[:, :, 6:8] == 255).all()
+    assert (grid[:, 6:, 16:] == 255).all()
+
+
+def test_grid_allows_a_row_without_images_but_not_none_at_all():
+    grid = image_grid([solid(0, 0), solid(1, 7)], gap=0)
+    assert grid.shape == (3, 16, 8)
+    assert (grid[:, :8] == 255).all()
+    with pytest.raises(SignforgeError, match="no image"):
+        image_grid([solid(0, 0)])
+
+
+def test_saved_grid_holds_every_image_enlarged_and_the_names(tmp_path):
+    path = tmp_path / "new" / "grid.png"
+    colors = torch.tensor([[200, 0, 0], [0, 200, 0]], dtype=torch.uint8)
+    rows = [colors[r].view(1, 3, 1, 1).expand(count, 3, 8, 8) for r, count in enumerate((2, 3))]
+    save_image_grid(path, rows, ["first", "a much longer name"], scale=3)
+    pixels = read(path)
+    starts = []
+    for color, count in zip(colors.numpy(), (2, 3), strict=True):
+        ys, xs = (pixels == color).all(2).nonzero()
+        assert len(ys) == count * 24 * 24
+        assert (pixels[ys.min() : ys.min() + 24, xs.min() : xs.min() + 24] == color).all()
+        starts.append((ys.min(), xs.min()))
+    assert starts[0][1] == starts[1][1]
+    for top, left in starts:
+        assert (pixels[top : top + 24, :left] < 100).any()
+
+
+def test_titles_stand_above_their_share_of_the_columns(tmp_path):
+    plain, titled = tmp_path / "plain.png", tmp_path / "titled.png"
+    rows = [solid(4, 90, size=32)] * 3
+    save_image_grid(plain, rows, ["a", "b", "c"])
+    save_image_grid(titled, rows, ["a", "b", "c"], ["real", "synthetic"])
+    without, with_titles = read(plain), read(titled)
+    header = with_titles.shape[0] - without.shape[0]
+    assert header > 10
+    dark = (with_titles[:header] < 128).all(2).any(0).nonzero()[0]
+    middle = with_titles.shape[1] / 2
+    assert dark.min() < middle < dark.max()
+
+
+def test_unequal_names_and_titles_are_refused(tmp_path):
+    with pytest.raises(SignforgeError, match="2 rows needs as many names, got 1"):
+        save_image_grid(tmp_path / "g.png", [solid(1, 0)] * 2, ["a"])
+    with pytest.raises(SignforgeError, match="3 columns cannot be shared evenly by 2"):
+        save_image_grid(tmp_path / "g.png", [solid(3, 0)], ["a"], ["real", "synthetic"])
+
+
+@pytest.mark.parametrize("num_classes", [1, 43, 300])
+def test_distribution_grows_with_the_classes(tmp_path, num_classes):
+    path = tmp_path / "chart.png"
+    counts = {"train": torch.arange(num_classes) + 5, "test": torch.arange(num_classes) + 1}
+    save_class_distribution(path, counts, [f"class {c}" for c in range(num_classes)], "made")
+    pixels = read(path)
+    assert pixels.shape[0] > 20 * num_classes
+    is_bar = (pixels == (0x2F, 0x6D, 0xB5)).all(2).any(1)
+    assert is_bar.sum() > 5 * num_classes
+
+
+def test_bars_are_as_long_as_their_counts(tmp_path):
+    path = tmp_path / "chart.png"
+    save_class_distribution(path, {"train": torch.tensor([100, 25])}, ["a", "b"], "made")
+    is_bar = (read(path) == (0x2F, 0x6D, 0xB5)).all(2)
+    filled = is_bar.sum(1)
+    lengths = [int(np.median(part[part > 50])) for part in np.array_split(filled, 2)]
+    assert lengths[0] / lengths[1] == pytest.approx(4, rel=0.1)
+
+
+def test_class_names_with_a_dollar_are_plain_text(tmp_path):
+    path = tmp_path / "chart.png"
+    save_class_distribution(path, {"train": torch.tensor([3])}, [r"costs $\frac$"], "$ {x $")
+    assert path.stat().st_size > 0
+
+
+def test_place_that_cannot_be_written_is_one_sentence(tmp_path):
+    (tmp_path / "file").write_text("in the way")
+    path = tmp_path / "file" / "grid.png"
+    with pytest.raises(SignforgeError, match="Cannot write"):
+        save_image_grid(path, [solid(1, 0)], ["a"])
+    with pytest.raises(SignforgeError, match="Cannot write"):
+        save_class_distribution(path, {"train": torch.tensor([1])}, ["a"], "made")
