@@ -1,0 +1,89 @@
+"""The direction of imports, and what `import signforge` may load."""
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import signforge
+
+PACKAGE = Path(signforge.__file__).parent
+ROOMS = ("data", "classify", "gan", "balance", "evaluate", "benchmark")
+FOUNDATION = {"errors", "config", "progress", "files", "device", "environment"}
+TOP = {"cli", "terminal", "__main__"}
+
+
+def imported_modules(path: Path) -> set[str]:
+    """Every signforge module that a file names in an import, wherever in the file."""
+    modules: set[str] = set()
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            modules |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path}: relative import"
+            modules.add(node.module or "")
+            modules |= {f"{node.module}.{alias.name}" for alias in node.names}
+    return {module for module in modules if module.split(".")[0] == "signforge"}
+
+
+def rank(module: str) -> int:
+    """Height of a module in the house: foundation 0, rooms 1.., command line on top."""
+    parts = module.split(".")
+    if len(parts) == 1:
+        return 0
+    if parts[1] in FOUNDATION:
+        return 0
+    if parts[1] in ROOMS:
+        return 1 + ROOMS.index(parts[1])
+    if parts[1] in TOP:
+        return 1 + len(ROOMS)
+    return -1
+
+
+def source_files() -> list[Path]:
+    return sorted(path for path in PACKAGE.rglob("*.py") if path != PACKAGE / "__init__.py")
+
+
+@pytest.mark.parametrize("path", source_files(), ids=lambda p: str(p.relative_to(PACKAGE)))
+def test_lower_rooms_never_import_upper_ones(path: Path) -> None:
+    own = rank("signforge." + ".".join(path.relative_to(PACKAGE).with_suffix("").parts))
+    assert own >= 0, f"{path} is in no room: add it to FOUNDATION, ROOMS or TOP"
+    upper = {m for m in imported_modules(path) if m.count(".") >= 1 and rank(m) > own}
+    assert not upper
+
+
+def test_every_room_exists() -> None:
+    folders = {path.parent.name for path in PACKAGE.glob("*/__init__.py")}
+    assert folders == set(ROOMS)
+
+
+def test_modules_of_a_room_do_not_import_in_circles() -> None:
+    graph = {
+        "signforge." + ".".join(path.relative_to(PACKAGE).with_suffix("").parts): imported_modules(
+            path
+        )
+        for path in source_files()
+    }
+    finished: set[str] = set()
+
+    def visit(module: str, trail: tuple[str, ...]) -> None:
+        assert module not in trail, " -> ".join((*trail, module))
+        if module in finished or module not in graph:
+            return
+        for target in graph[module]:
+            visit(target, (*trail, module))
+        finished.add(module)
+
+    for module in graph:
+        visit(module, ())
+
+
+@pytest.mark.parametrize("module", ["typer", "rich", "timm", "matplotlib", "torchmetrics"])
+def test_import_signforge_stays_light(module: str) -> None:
+    code = (
+        "import sys, signforge; signforge.SyntheticBalancedDataset; signforge.load_sampler; "
+        f"sys.exit({module!r} in sys.modules)"
+    )
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
