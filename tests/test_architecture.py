@@ -11,7 +11,7 @@ import signforge
 
 PACKAGE = Path(signforge.__file__).parent
 ROOMS = ("data", "classify", "gan", "balance", "evaluate", "benchmark")
-FOUNDATION = {"errors", "config", "progress", "files", "device", "environment"}
+FOUNDATION = {"errors", "config", "progress", "files", "device", "environment", "seeds"}
 TOP = {"cli", "terminal", "__main__"}
 
 

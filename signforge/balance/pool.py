@@ -4,7 +4,6 @@ The sampler runs in the process that made the pool and only there; loader worker
 method read the same memory.
 """
 
-import hashlib
 from collections.abc import Mapping
 from fractions import Fraction
 from typing import Any
@@ -17,6 +16,7 @@ from signforge.balance.gate import Gate, draw_accepted
 from signforge.errors import SignforgeError
 from signforge.gan.sampler import ClassConditionalSampler
 from signforge.progress import Track, no_progress
+from signforge.seeds import derive_seed
 
 _LARGEST_BLOCK = 256
 _FEWEST_BLOCKS = 20
@@ -148,12 +148,6 @@ def redraws(block: int, epoch: int, num_blocks: int, refresh: Fraction) -> int:
     """
     rounds, rest = divmod(int(epoch * refresh * num_blocks), num_blocks)
     return rounds + (block < rest)
-
-
-def derive_seed(*parts: int) -> int:
-    """A seed in 0..2^63-1 from integers; different parts give unrelated seeds."""
-    digest = hashlib.blake2b(repr(parts).encode(), digest_size=8).digest()
-    return int.from_bytes(digest, "little") >> 1
 
 
 def resize(images: Tensor, size: tuple[int, int]) -> Tensor:

@@ -17,11 +17,12 @@ from torch.utils.data import Dataset, Sampler
 
 from signforge.balance.dataset import SyntheticBalancedDataset
 from signforge.balance.strategy import resolve_sampling_strategy
-from signforge.classify.training import Loss, derive_seed
+from signforge.classify.training import Loss
 from signforge.config import BalanceConfig
 from signforge.data.images import LabeledImages
 from signforge.errors import SignforgeError
 from signforge.gan.sampler import ClassConditionalSampler
+from signforge.seeds import derive_seed
 
 BASELINE = "real"
 

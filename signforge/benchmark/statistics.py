@@ -126,6 +126,8 @@ def _gains(
     # Percentiles of a skewed metric may leave the estimate outside; an interval contains it.
     low = observed + np.minimum(low - observed, 0) * stretch
     high = observed + np.maximum(high - observed, 0) * stretch
+    # Two seeds that disagree stretch the interval of a rare class past what a share can gain.
+    low, high = np.maximum(low, -1), np.minimum(high, 1)
     return [
         Gain(mean=float(m), low=float(a), high=float(b), seeds=seeds)
         for m, a, b in zip(observed, low, high, strict=True)

@@ -12,7 +12,6 @@ from dataclasses import dataclass
 from itertools import islice
 from typing import Any
 
-import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -23,6 +22,7 @@ from signforge.config import ClassifierConfig
 from signforge.device import autocast, resolve_device
 from signforge.errors import SignforgeError
 from signforge.progress import Track, no_progress
+from signforge.seeds import derive_seed
 
 Loss = Callable[[Tensor, Tensor], Tensor]
 """(logits float32 (N, C), labels int64 (N,)) -> scalar."""
@@ -136,15 +136,6 @@ def learning_rate(step: int, config: ClassifierConfig) -> float:
         return config.learning_rate * (step + 1) / warmup
     progress = (step - warmup) / (config.steps - warmup)
     return config.learning_rate * 0.5 * (1 + math.cos(math.pi * max(progress, 0.0)))
-
-
-def derive_seed(seed: int, *path: int) -> int:
-    """A 63-bit seed for one place in a run; neighbouring seeds and paths share no stream.
-
-    torch's CPU generator reads only the low 32 bits of a seed, so keys cannot be packed by hand.
-    """
-    entropy = (seed % 2**64, *path)
-    return int(np.random.SeedSequence(entropy).generate_state(1, np.uint64)[0] >> np.uint64(1))
 
 
 def _batches(

@@ -11,13 +11,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from signforge.classify.training import derive_seed
 from signforge.data.images import LabeledImages
 from signforge.errors import SignforgeError
 from signforge.evaluate.accuracy import per_class_recall
 from signforge.evaluate.features import FeatureExtractor
 from signforge.gan.sampler import ClassConditionalSampler
 from signforge.progress import Track, no_progress
+from signforge.seeds import derive_seed
 
 SAMPLES_PER_CALL = 512
 KERNEL_ROWS = 1024

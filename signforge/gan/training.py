@@ -37,6 +37,7 @@ from signforge.gan.sampler import (
     build_generator,
     save_sampler,
 )
+from signforge.seeds import derive_seed
 
 RECALIBRATION_BATCHES = 64
 
@@ -179,7 +180,7 @@ def train_cgan(
     started = time.perf_counter() - progress.seconds
     status_from, status_started, collected = progress.seen_images, time.perf_counter(), []
     while not _finished(config, progress) and not events.should_stop():
-        rng = torch.Generator(device).manual_seed((config.seed << 32) + progress.step)
+        rng = torch.Generator(device).manual_seed(derive_seed(config.seed, progress.step))
         collected.append(gan_step(state, batches, config, rng))
         decay = ema_decay(config.batch_size, config.ema_halflife_kimg, progress.seen_kimg)
         ema_update(state.ema, state.generator, decay)

@@ -6,8 +6,9 @@ import pytest
 import torch
 from PIL import Image
 
-from signforge.balance.pool import SyntheticPool, derive_seed, num_blocks, redraws, resize
+from signforge.balance.pool import SyntheticPool, num_blocks, redraws, resize
 from signforge.errors import SignforgeError
+from signforge.seeds import derive_seed
 
 LABELS = torch.arange(4).repeat_interleave(torch.tensor([30, 0, 17, 25]))
 

@@ -139,6 +139,14 @@ def test_full_size_takes_seconds():
     assert time.perf_counter() - started < 10
 
 
+def test_no_interval_promises_more_than_a_share_can_gain():
+    target = np.repeat(np.arange(2), 5)
+    base = np.zeros((2, 10), np.int64)
+    arm = np.stack([target, base[0]])
+    gain = paired_class_gains(arm, base, target, resamples=200)[1]
+    assert gain == Gain(mean=0.5, low=-1.0, high=1.0, seeds=2)
+
+
 def test_what_cannot_be_paired_is_refused():
     target = np.array([0, 0, 1, 1])
     preds = np.zeros((2, 4), np.int64)

@@ -12,7 +12,6 @@ from signforge.classify.augment import normalise
 from signforge.classify.model import build_classifier
 from signforge.classify.training import (
     FitResult,
-    derive_seed,
     fit_classifier,
     learning_rate,
     predict_logits,
@@ -20,6 +19,7 @@ from signforge.classify.training import (
 from signforge.config import ClassifierConfig
 from signforge.data.images import LabeledImages
 from signforge.errors import SignforgeError
+from signforge.seeds import derive_seed
 
 CLASSES, SIZE = 4, 16
 

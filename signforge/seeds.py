@@ -1,0 +1,12 @@
+"""One seed for each place in a run.
+
+torch's CPU generator reads only the low 32 bits of a seed, so keys must be hashed, not packed.
+"""
+
+import hashlib
+
+
+def derive_seed(*parts: int) -> int:
+    """A seed in 0..2^63-1 from integers; different parts give unrelated seeds."""
+    digest = hashlib.blake2b(repr(parts).encode(), digest_size=8).digest()
+    return int.from_bytes(digest, "little") >> 1
