@@ -4,6 +4,7 @@ Modules that take long to import are imported by the command that needs them.
 """
 
 import json
+import os
 import shlex
 import sys
 from dataclasses import asdict
@@ -66,6 +67,7 @@ def data_inspect(
     from signforge.data.prepare import download_if_asked, unreadable_sentence
     from signforge.terminal import print_lines, rich_track, stderr_console
 
+    _check_folder(out)
     console = stderr_console()
     config = _config(
         None, None, {"data.source": source, "data.resolution": resolution, "data.crop": crop}
@@ -100,8 +102,9 @@ def train_cgan(
     """Train one class-conditional DCGAN on all classes of the training split."""
     from signforge.data.prepare import download_if_asked, load_prepared_splits
     from signforge.gan.run import run_training
-    from signforge.terminal import StopSignals, gan_display, rich_track, stderr_console
+    from signforge.terminal import StopSignals, gan_display, print_notes, rich_track, stderr_console
 
+    _check_folder(out)
     console = stderr_console()
     flags = {
         "data.source": data,
@@ -113,11 +116,13 @@ def train_cgan(
         "gan.seed": seed,
         "gan.device": device,
     }
+    if resume and not (out / "config.yaml").is_file():
+        raise SignforgeError(f"{out} holds no training run to resume; start without --resume.")
     base = str(out / "config.yaml") if resume and config is None else config
     resolved = _config(base, settings, flags)
     resolved = resolved.model_copy(update={"data": download_if_asked(resolved.data, download)})
     splits = load_prepared_splits(resolved.data, track=rich_track(console))
-    _show_notes(console, splits.notes)
+    print_notes(console, splits.notes)
     with StopSignals() as stop, gan_display(console, resolved.gan) as on_status:
         sampler = run_training(
             resolved, splits, out, resume=resume, on_status=on_status, should_stop=stop
@@ -160,12 +165,14 @@ def generate(
     from signforge.gan.sampler import load_sampler
     from signforge.terminal import rich_track, stderr_console
 
+    _check_folder(out)
     sampler = load_sampler(run, device)
     names = sampler.class_names
-    labels = [find_class(name, names) for name in classes] if classes else range(len(names))
+    wanted = (find_class(name, names) for name in classes) if classes else range(len(names))
+    labels = list(dict.fromkeys(wanted))
     folder = out or run / "generated"
     track = rich_track(stderr_console())
-    files = generate_images(sampler, list(labels), num, folder, seed=seed, track=track)
+    files = generate_images(sampler, labels, num, folder, seed=seed, track=track)
     result = {
         "folder": str(folder),
         "grid": str(folder / "grid.png"),
@@ -208,19 +215,24 @@ def benchmark(
     json_output: Json = False,
 ) -> None:
     """Train a classifier with and without balancing, and say what each remedy gained."""
+    from signforge.benchmark.arms import select_arms
     from signforge.benchmark.estimate import dry_run as estimate
     from signforge.benchmark.job import JobDisplay, Stopped, find_generator, run_main_job
     from signforge.benchmark.report import arms_table
+    from signforge.classify.model import build_classifier
     from signforge.data.prepare import download_if_asked, load_prepared_splits
     from signforge.terminal import (
         StopSignals,
         gan_display,
         print_lines,
+        print_message,
+        print_notes,
         print_table,
         rich_track,
         stderr_console,
     )
 
+    _check_folder(out)
     console = stderr_console()
     flags = {
         "data.source": data,
@@ -237,25 +249,35 @@ def benchmark(
         "benchmark.seeds": seeds,
     }
     resolved = _config(config, settings, flags)
+    select_arms(resolved.benchmark.arms)
     resolved = resolved.model_copy(update={"data": download_if_asked(resolved.data, download)})
     track = rich_track(console)
     splits = load_prepared_splits(resolved.data, track=track)
-    _show_notes(console, splits.notes)
+    print_notes(console, splits.notes)
     if dry_run:
         plan = estimate(resolved, splits, out, sampler=find_generator(resolved, splits, generator))
         if json_output:
-            _print_json(asdict(plan))
+            _print_json(plan.as_dict())
         else:
             print_lines(plan.lines)
         return
+    # A misspelt classifier must not show only after the GAN's hours of training.
+    build_classifier(
+        resolved.classifier.name,
+        num_classes=splits.train.num_classes,
+        resolution=splits.train.resolution,
+        pretrained=False,
+        seed=0,
+    )
     with StopSignals() as stop:
         display = JobDisplay(
-            message=console.print,
+            message=lambda text: print_message(console, text),
             track=track,
             gan=lambda: gan_display(console, resolved.gan),
-            on_row=lambda row: console.print(
+            on_row=lambda row: print_message(
+                console,
                 f"{row['arm']}, seed {row['seed']}: macro accuracy "
-                f"{100 * row['macro_accuracy']:.2f} % in {row['classifier_seconds']:.0f} s"
+                f"{100 * row['macro_accuracy']:.2f} % in {row['classifier_seconds']:.0f} s",
             ),
             should_stop=stop,
         )
@@ -269,13 +291,15 @@ def benchmark(
                 display=display,
             )
         except Stopped:
-            console.print("Stopped; the same command goes on from here.")
+            print_message(console, "Stopped; the same command goes on from here.")
             raise typer.Exit(stop.exit_code or 1) from None
     if json_output:
         _print_json({"run": str(out), **asdict(summary)})
         return
     print_table(arms_table(summary))
-    print_lines([summary.verdict, f"Report: {out / 'results.md'}, samples: {out / 'samples.png'}."])
+    samples = out / "samples.png"
+    where = f"Report: {out / 'results.md'}"
+    print_lines([summary.verdict, f"{where}, samples: {samples}." if samples.exists() else where])
 
 
 def main() -> None:
@@ -284,6 +308,12 @@ def main() -> None:
         app()
     except SignforgeError as error:
         sys.stderr.write(f"Error: {error}\n")
+        sys.exit(2)
+    except OSError as error:
+        # A path the system refuses is the user's to mend; anything else is a bug, traceback and all.
+        if error.filename is None:
+            raise
+        sys.stderr.write(f"Error: Cannot use {error.filename}: {error.strerror}.\n")
         sys.exit(2)
     except KeyboardInterrupt:
         sys.exit(130)
@@ -297,9 +327,15 @@ def _config(
     return load_config(file_or_preset, [*map(parse_override, settings or []), *given])
 
 
-def _show_notes(console: Any, notes: tuple[str, ...]) -> None:
-    for note in notes:
-        console.print(f"Note: {note}", highlight=False)
+def _check_folder(out: Path | None) -> None:
+    """Refuses a folder that cannot be written to, before hours of work that would end there."""
+    place = out
+    while place is not None and not place.exists() and place != place.parent:
+        place = place.parent
+    if place is not None and not place.is_dir():
+        raise SignforgeError(f"--out {out}: {place} is a file; give a folder.")
+    if place is not None and not os.access(place, os.W_OK | os.X_OK):
+        raise SignforgeError(f"--out {out}: {place} is not writable; give another folder.")
 
 
 def _print_result(result: dict[str, Any], sentence: str, json_output: bool) -> None:

@@ -52,10 +52,13 @@ class GanConfig(Section):
     embedding_dim: int = Field(64, ge=1)
     """Width of the class embedding that conditions the generator's batch norms."""
     batch_size: int = Field(64, ge=2)
-    generator_learning_rate: float = Field(2e-4, gt=0)
-    discriminator_learning_rate: float = Field(2e-4, gt=0)
+    generator_learning_rate: float = Field(4e-4, gt=0)
+    discriminator_learning_rate: float = Field(4e-4, gt=0)
     adam_beta1: float = Field(0.0, ge=0, lt=1)
     adam_beta2: float = Field(0.99, ge=0, lt=1)
+    r1_gamma: float = Field(1.0, ge=0)
+    """Weight of the gradient penalty on real images."""
+    r1_every_steps: int = Field(8, ge=1)
     class_prior: Literal["empirical", "uniform"] = "uniform"
     """Label distribution that both real and fake batches are drawn from."""
     augment: tuple[Literal["color", "translation", "cutout"], ...] = ("color", "translation")

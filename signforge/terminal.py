@@ -67,7 +67,7 @@ def gan_display(console: Console, config: GanConfig) -> Iterator[Callable[[Statu
             left = f"{_minutes_left(status, config):.1f} min left"
             progress.update(task, completed=status.seen_kimg, figures=figures, left=left)
             if not console.is_terminal:
-                console.print(f"GAN {status.seen_kimg:.0f} kimg  {figures}  {left}")
+                print_message(console, f"GAN {status.seen_kimg:.0f} kimg  {figures}  {left}")
 
         yield show
 
@@ -107,6 +107,17 @@ class StopSignals:
         del frame
         self.exit_code = 128 + number
         signal.signal(number, self._before[signal.Signals(number)])
+
+
+def print_message(console: Console, text: str) -> None:
+    """One line, as it is: paths may hold what rich takes for markup, and scripts read by line."""
+    console.print(text, markup=False, highlight=False, emoji=False, soft_wrap=True)
+
+
+def print_notes(console: Console, notes: Iterable[str]) -> None:
+    """What the user should know about the data, one line each."""
+    for note in notes:
+        print_message(console, f"Note: {note}")
 
 
 def print_table(table: Table) -> None:

@@ -9,7 +9,8 @@ import torch
 from torch import Tensor
 
 from signforge.benchmark.arms import needs_generator
-from signforge.benchmark.folder import Row, write_json
+from signforge.benchmark.fidelity import measure_fidelity
+from signforge.benchmark.folder import Row
 from signforge.benchmark.report import write_report
 from signforge.benchmark.runner import check_generator, run_benchmark
 from signforge.benchmark.summary import Summary
@@ -17,8 +18,6 @@ from signforge.config import Config
 from signforge.data.charts import save_image_grid
 from signforge.data.splits import PreparedSplits
 from signforge.errors import SignforgeError
-from signforge.evaluate.features import FeatureExtractor, load_extractor, train_extractor
-from signforge.evaluate.fidelity import fidelity_report
 from signforge.gan.checkpoint import list_checkpoints
 from signforge.gan.run import GRID_COLUMNS, GRID_SEED, row_names, run_training
 from signforge.gan.sampler import GanSampler, load_sampler
@@ -26,9 +25,6 @@ from signforge.gan.training import Status
 from signforge.progress import Track, no_progress
 
 GENERATOR = "generator"
-EXTRACTOR = "extractor"
-EXTRACTOR_SEED = 1_000_003
-"""Far from the seeds of the arms, so that no arm starts from the extractor's own weights."""
 
 
 class Stopped(Exception):  # noqa: N818  (not an error: the user asked for it)
@@ -89,7 +85,9 @@ def run_main_job(
         sampler = find_generator(config, splits, generator)
         if sampler is None:
             sampler = _trained_generator(config, splits, run_dir / GENERATOR, display)
-        _measure_fidelity(config, splits, sampler, run_dir, display)
+        _save_samples(run_dir / "samples.png", sampler, splits)
+        display.message("Measuring the generator's fidelity against the validation split.")
+        measure_fidelity(config, splits, sampler, run_dir, track=display.track)
 
     def on_row(row: Row) -> None:
         display.on_row(row)
@@ -131,48 +129,15 @@ def _trained_generator(
     return sampler
 
 
-def _measure_fidelity(
-    config: Config,
-    splits: PreparedSplits,
-    sampler: GanSampler,
-    run_dir: Path,
-    display: JobDisplay,
-) -> None:
-    """Writes fidelity.json and samples.png, real images beside synthetic ones."""
+def _save_samples(path: Path, sampler: GanSampler, splits: PreparedSplits) -> None:
+    """A PNG with real images beside synthetic ones, one row a class."""
     columns = GRID_COLUMNS // 2
     labels = torch.arange(sampler.num_classes).repeat_interleave(columns)
     synthetic = torch.split(sampler.sample(labels, GRID_SEED), columns)
     pairs = zip(splits.train.examples(columns), synthetic, strict=True)
     rows = [_side_by_side(real, fake, columns) for real, fake in pairs]
     names = row_names(splits.train.class_names)
-    save_image_grid(run_dir / "samples.png", rows, names, ("real", "synthetic"))
-    extractor = _extractor(config, splits, run_dir / EXTRACTOR, display)
-    display.message("Measuring fidelity against the validation split.")
-    report = fidelity_report(
-        sampler, extractor, splits.val, splits.train, seed=0, track=display.track
-    )
-    write_json(run_dir / "fidelity.json", report.as_dict())
-
-
-def _extractor(
-    config: Config, splits: PreparedSplits, folder: Path, display: JobDisplay
-) -> FeatureExtractor:
-    """The one in ``folder`` if it was made for this training split and classifier."""
-    steps, seed = config.benchmark.extractor_steps, EXTRACTOR_SEED
-    if (folder / "extractor.json").exists():
-        found = load_extractor(folder, config.classifier.device)
-        if (found.card.train_fingerprint, found.card.classifier, found.card.steps) == (
-            splits.train.fingerprint,
-            config.classifier.name,
-            steps,
-        ):
-            return found
-    display.message("Training the feature extractor on the training split.")
-    extractor = train_extractor(
-        splits.train, config=config.classifier, steps=steps, seed=seed, track=display.track
-    )
-    extractor.save(folder)
-    return extractor
+    save_image_grid(path, rows, names, ("real", "synthetic"))
 
 
 def _side_by_side(real: Tensor, fake: Tensor, columns: int) -> Tensor:

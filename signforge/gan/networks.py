@@ -1,8 +1,9 @@
 """Conditional DCGAN generator and projection discriminator.
 
 DCGAN's shape (Radford et al. 2016: strided convolutions, no pooling) with class-conditional
-batch norm in the generator (de Vries et al. 2017), and in the discriminator spectral norm
-(Miyato et al. 2018) and a projection on the class embedding (Miyato & Koyama 2018, eq. 3).
+batch norm in the generator (de Vries et al. 2017) and a projection on the class embedding in the
+discriminator (Miyato & Koyama 2018, eq. 3). The discriminator is kept smooth by a gradient
+penalty (losses.py) instead of spectral norm: see benchmarks/gan_recipe.md.
 """
 
 import math
@@ -10,7 +11,6 @@ import math
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
-from torch.nn.utils.parametrizations import spectral_norm
 
 from signforge.errors import SignforgeError
 
@@ -111,13 +111,13 @@ class ProjectionDiscriminator(nn.Module):
         super().__init__()
         channels = list(reversed(channels_by_resolution(resolution, base_channels).values()))
         self.downsamples = nn.ModuleList(
-            spectral_norm(nn.Conv2d(c_in, c_out, 4, stride=2, padding=1))
+            nn.Conv2d(c_in, c_out, 4, stride=2, padding=1)
             for c_in, c_out in zip([3, *channels], channels, strict=False)
         )
         top = channels[-1]
-        self.top = spectral_norm(nn.Conv2d(top, top, 3, padding=1))
-        self.linear = spectral_norm(nn.Linear(top, 1))
-        self.embedding = spectral_norm(nn.Embedding(num_classes, top))
+        self.top = nn.Conv2d(top, top, 3, padding=1)
+        self.linear = nn.Linear(top, 1)
+        self.embedding = nn.Embedding(num_classes, top)
 
     def forward(self, images: Tensor, labels: Tensor) -> Tensor:
         x = images.contiguous(memory_format=torch.channels_last)

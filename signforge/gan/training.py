@@ -19,6 +19,7 @@ from signforge.config import GanConfig
 from signforge.data.images import LabeledImages
 from signforge.device import autocast, resolve_device
 from signforge.errors import SignforgeError
+from signforge.gan import losses
 from signforge.gan.augment import diff_augment
 from signforge.gan.batches import BatchSource
 from signforge.gan.checkpoint import (
@@ -29,7 +30,6 @@ from signforge.gan.checkpoint import (
     save_checkpoint,
 )
 from signforge.gan.ema import ema_copy, ema_decay, ema_update
-from signforge.gan.losses import hinge_discriminator_loss, hinge_generator_loss
 from signforge.gan.networks import ConditionalGenerator, ProjectionDiscriminator
 from signforge.gan.sampler import (
     GanSampler,
@@ -109,9 +109,18 @@ def build_training_state(
 
 
 def gan_step(
-    state: TrainingState, batches: BatchSource, config: GanConfig, rng: torch.Generator
+    state: TrainingState,
+    batches: BatchSource,
+    config: GanConfig,
+    rng: torch.Generator,
+    *,
+    with_penalty: bool,
 ) -> StepValues:
-    """One update of the discriminator and one of the generator."""
+    """One update of the discriminator and one of the generator.
+
+    with_penalty: adds R1 to the discriminator's gradients, weighted by ``r1_every_steps``, since
+    it is only applied that often ("lazy regularisation", Karras et al. 2020, appendix B).
+    """
     device, n = batches.device, config.batch_size
     z = torch.randn((2, n, config.z_dim), generator=rng, device=device)
 
@@ -123,16 +132,20 @@ def gan_step(
         both = diff_augment(torch.cat([real, fake]), config.augment, rng)
         logits = state.discriminator(both, torch.cat([real_labels, fake_labels]))
         real_logits, fake_logits = logits[:n], logits[n:]
-        discriminator_loss = hinge_discriminator_loss(real_logits, fake_logits)
+        discriminator_loss = losses.discriminator_loss(real_logits, fake_logits)
     state.discriminator_optimizer.zero_grad()
     discriminator_loss.backward()  # type: ignore[no-untyped-call]
+    if with_penalty:
+        augmented = both[:n].detach().requires_grad_(True)
+        penalty = losses.r1_penalty(state.discriminator(augmented, real_labels), augmented)
+        (config.r1_gamma * config.r1_every_steps * penalty).backward()  # type: ignore[no-untyped-call]
     state.discriminator_optimizer.step()
 
     fake_labels = batches.labels(n, rng)
     with _frozen(state.discriminator), autocast(device, config.precision):
         fake = state.generator(z[1], fake_labels)
         generator_logits = state.discriminator(diff_augment(fake, config.augment, rng), fake_labels)
-        generator_loss = hinge_generator_loss(generator_logits)
+        generator_loss = losses.generator_loss(generator_logits)
     state.generator_optimizer.zero_grad()
     generator_loss.backward()  # type: ignore[no-untyped-call]
     state.generator_optimizer.step()
@@ -181,7 +194,8 @@ def train_cgan(
     status_from, status_started, collected = progress.seen_images, time.perf_counter(), []
     while not _finished(config, progress) and not events.should_stop():
         rng = torch.Generator(device).manual_seed(derive_seed(config.seed, progress.step))
-        collected.append(gan_step(state, batches, config, rng))
+        with_penalty = progress.step % config.r1_every_steps == 0
+        collected.append(gan_step(state, batches, config, rng, with_penalty=with_penalty))
         decay = ema_decay(config.batch_size, config.ema_halflife_kimg, progress.seen_kimg)
         ema_update(state.ema, state.generator, decay)
         before = progress
@@ -211,7 +225,7 @@ def train_cgan(
     return progress
 
 
-def measure_images_per_second(config: GanConfig, train: LabeledImages, steps: int = 5) -> float:
+def measure_images_per_second(config: GanConfig, train: LabeledImages, steps: int = 8) -> float:
     """Training speed of this config on this machine, from ``steps`` timed steps after two."""
     device = resolve_device(config.device)
     state = build_training_state(
@@ -219,11 +233,12 @@ def measure_images_per_second(config: GanConfig, train: LabeledImages, steps: in
     )
     batches = BatchSource(train, config.class_prior, device)
     rng = torch.Generator(device).manual_seed(0)
-    for _ in range(2):
-        gan_step(state, batches, config, rng)
+    for step in range(2):
+        gan_step(state, batches, config, rng, with_penalty=step == 0)
     started = time.perf_counter()
-    for _ in range(steps):
-        values = gan_step(state, batches, config, rng)
+    for step in range(steps):
+        with_penalty = step % config.r1_every_steps == 0
+        values = gan_step(state, batches, config, rng, with_penalty=with_penalty)
     values.generator_loss.item()  # waits for the device
     return steps * config.batch_size / (time.perf_counter() - started)
 
