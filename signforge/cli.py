@@ -310,7 +310,7 @@ def main() -> None:
         sys.stderr.write(f"Error: {error}\n")
         sys.exit(2)
     except OSError as error:
-        # A path the system refuses is the user's to mend; anything else is a bug, traceback and all.
+        # A path that the system refuses is the user's to mend; any other is a bug.
         if error.filename is None:
             raise
         sys.stderr.write(f"Error: Cannot use {error.filename}: {error.strerror}.\n")
