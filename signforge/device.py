@@ -18,8 +18,13 @@ def resolve_device(name: str) -> torch.device:
         device = torch.device(name)
     except RuntimeError:
         raise SignforgeError(f"Unknown device {name!r}: use auto, cpu, cuda or cuda:N.") from None
-    if device.type == "cuda" and not torch.cuda.is_available():
-        raise SignforgeError(f"Device {name!r} was asked for, but torch sees no CUDA device.")
+    try:
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError):  # torch asserts where it was built without the backend
+        raise SignforgeError(
+            f"Device {name!r} was asked for, but torch cannot use it on this machine; use auto or "
+            "cpu."
+        ) from None
     return device
 
 

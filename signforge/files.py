@@ -2,6 +2,7 @@
 
 import hashlib
 import os
+from contextlib import suppress
 from pathlib import Path
 
 from signforge.errors import SignforgeError
@@ -27,5 +28,6 @@ def write_atomically(path: Path, content: bytes) -> None:
             os.fsync(file.fileno())
         temporary.replace(path)
     except OSError as error:
-        temporary.unlink(missing_ok=True)
+        with suppress(OSError):  # where a folder of the path is a file, unlink fails too
+            temporary.unlink(missing_ok=True)
         raise SignforgeError(f"Cannot write {path}: {error.strerror}.") from None

@@ -15,6 +15,7 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 from rich.table import Table as RichTable
+from rich.text import Text
 
 from signforge.benchmark.report import Table
 from signforge.config import GanConfig
@@ -34,7 +35,7 @@ def rich_track(console: Console) -> Track:
 
     def track(items: Iterable[T], description: str, total: int) -> Iterator[T]:
         columns = (
-            TextColumn("{task.description}"),
+            TextColumn("{task.description}", markup=False),
             BarColumn(),
             MofNCompleteColumn(),
             TimeRemainingColumn(),
@@ -122,11 +123,11 @@ def print_notes(console: Console, notes: Iterable[str]) -> None:
 
 def print_table(table: Table) -> None:
     """Draws ``table`` on stdout, wide enough for its cells where stdout is no terminal."""
-    shown = RichTable(title=table.title)
+    shown = RichTable(title=Text(table.title))
     for index, name in enumerate(table.header):
-        shown.add_column(name, justify="left" if index < table.text_columns else "right")
+        shown.add_column(Text(name), justify="left" if index < table.text_columns else "right")
     for row in table.rows:
-        shown.add_row(*row)
+        shown.add_row(*map(Text, row))  # Text: a class name may hold what rich takes for markup
     width = None if sys.stdout.isatty() else 200
     Console(width=width).print(shown)
 

@@ -22,6 +22,7 @@ from signforge.config import BalanceConfig
 from signforge.data.images import LabeledImages
 from signforge.errors import SignforgeError
 from signforge.gan.sampler import ClassConditionalSampler
+from signforge.progress import Track, no_progress
 from signforge.seeds import derive_seed
 
 BASELINE = "real"
@@ -34,6 +35,7 @@ class ArmContext:
     seed: int
     sampler: ClassConditionalSampler | None
     balance: BalanceConfig
+    track: Track = no_progress
 
 
 @dataclass(frozen=True)
@@ -90,6 +92,7 @@ def synthetic(train: LabeledImages, context: ArmContext) -> ArmSetup:
         max_synthetic_fraction=context.balance.max_synthetic_fraction,
         refresh=context.balance.refresh,
         seed=context.seed,
+        track=context.track,
     )
     counts = torch.as_tensor(dataset.class_counts)
     return ArmSetup(dataset=dataset, class_counts=_counts(counts), uses_generator=True)

@@ -151,7 +151,8 @@ def run_job(
 ) -> JobResult:
     """Trains and tests one classifier; writes nothing."""
     train, classifier = splits.train, config.classifier
-    setup = arms[job.arm](train, ArmContext(job.seed, sampler, config.balance))
+    track = _labelled(track, f"{job.arm}, seed {job.seed} ({job.number} of {job.total})")
+    setup = arms[job.arm](train, ArmContext(job.seed, sampler, config.balance, track))
     model = build_classifier(
         classifier.name,
         num_classes=train.num_classes,
@@ -166,7 +167,7 @@ def run_job(
         seed=job.seed,
         sampler=setup.sampler,
         loss=setup.loss,
-        track=_labelled(track, f"{job.arm}, seed {job.seed} ({job.number} of {job.total})"),
+        track=track,
     )
     val_preds = predict_logits(model, splits.val.images, precision=classifier.precision).argmax(1)
     preds = predict_logits(model, splits.test.images, precision=classifier.precision).argmax(1)

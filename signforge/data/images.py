@@ -84,7 +84,8 @@ class LabeledImages(Dataset[tuple[Tensor, int]]):
         digest = hashlib.sha256()
         digest.update(repr((self.class_names, tuple(self.images.shape))).encode())
         for tensor in (self.images, self.labels, self.groups):
-            digest.update(tensor.contiguous().numpy().data.cast("B"))
+            if tensor.numel():  # an empty memoryview cannot be cast
+                digest.update(tensor.contiguous().numpy().data.cast("B"))
         return digest.hexdigest()
 
     def subset(self, indices: Tensor) -> "LabeledImages":

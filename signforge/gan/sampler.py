@@ -81,7 +81,7 @@ class GanSampler:
     def fingerprint(self) -> str:
         return self.card.weights_sha256
 
-    @torch.inference_mode()
+    @torch.no_grad()
     def sample(self, labels: Tensor, seed: int) -> Tensor:
         """Images of the given classes.
 

@@ -217,8 +217,10 @@ def train_cgan(
             sampler = _current_sampler(config, state, train, progress, batches)
             events.on_samples(sampler, progress.seen_kimg)
         if _due(config.checkpoint_every_kimg, before, progress):
+            _require_finite(run, state, progress)
             save_checkpoint(run, state, progress, config.keep_checkpoints)
 
+    _require_finite(run, state, progress)
     save_checkpoint(run, state, progress, config.keep_checkpoints)
     final = _current_sampler(config, state, train, progress, batches)
     save_sampler(run, final.generator, final.card)
@@ -297,6 +299,13 @@ def _append(path: Path, status: Status) -> None:
             file.write(json.dumps(asdict(status)) + "\n")
     except OSError as error:
         raise SignforgeError(f"Cannot write {path}: {error.strerror}.") from None
+
+
+def _require_finite(run: Path, state: TrainingState, progress: Progress) -> None:
+    """Holds a diverged state back from being saved between two status lines."""
+    for module in state.modules().values():
+        if not all(bool(weights.isfinite().all()) for weights in module.parameters()):
+            raise SignforgeError(_diverged(run, progress))
 
 
 def _diverged(run: Path, progress: Progress) -> str:
