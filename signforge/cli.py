@@ -219,7 +219,6 @@ def benchmark(
     from signforge.benchmark.estimate import dry_run as estimate
     from signforge.benchmark.job import JobDisplay, Stopped, find_generator, run_main_job
     from signforge.benchmark.report import arms_table
-    from signforge.classify.model import build_classifier
     from signforge.data.prepare import download_if_asked, load_prepared_splits
     from signforge.terminal import (
         StopSignals,
@@ -261,14 +260,6 @@ def benchmark(
         else:
             print_lines(plan.lines)
         return
-    # A misspelt classifier must not show only after the GAN's hours of training.
-    build_classifier(
-        resolved.classifier.name,
-        num_classes=splits.train.num_classes,
-        resolution=splits.train.resolution,
-        pretrained=False,
-        seed=0,
-    )
     with StopSignals() as stop:
         display = JobDisplay(
             message=lambda text: print_message(console, text),

@@ -18,9 +18,14 @@ from signforge.cli import main
 from signforge.config import GanConfig
 from signforge.gan.sampler import GeneratorCard, build_generator, save_sampler
 
+pytestmark = pytest.mark.filterwarnings(
+    "ignore:The image decoding and encoding capabilities of TorchVision:DeprecationWarning"
+)
+
 TINY_GAN = GanConfig(
     z_dim=4, base_channels=4, embedding_dim=4, batch_size=4, total_kimg=0.02, device="cpu"
 )
+PROGRESS = ("Note: ", "Training the GAN in ")
 GTSRB_HEADER = "Filename;Width;Height;Roi.X1;Roi.Y1;Roi.X2;Roi.Y2;ClassId"
 
 
@@ -48,15 +53,13 @@ def run_cli(*args: object) -> Ran:
 def refusal(*args: object, out: str | None = "") -> str:
     """Runs what must be refused and returns the sentence; ``out`` None leaves stdout open."""
     ran = run_cli(*args)
-    lines = [line for line in ran.err.strip().splitlines() if not line.startswith("Note: ")]
+    *before, last = ran.err.strip().splitlines()
     assert ran.code == 2, ran
-    assert len(lines) == 1, ran.err
-    assert lines[0].startswith("Error: "), ran.err
-    assert lines[0].endswith((".", "?")), lines[0]
-    assert "Traceback" not in ran.err
+    assert last.startswith("Error: "), ran.err
+    assert all(line.startswith(PROGRESS) for line in before), ran.err
     if out is not None:
         assert ran.out == out
-    return lines[0].removeprefix("Error: ")
+    return last.removeprefix("Error: ")
 
 
 def tree(folder: Path) -> dict[str, bytes]:
@@ -212,10 +215,9 @@ def test_many_truncated_images_are_one_sentence(truncated: Path) -> None:
     assert "(2 more: see `signforge data inspect`)" in refusal(*TRAIN, "--data", truncated)
 
 
-@pytest.mark.parametrize("row", ["00009_00000.ppm;16;16;1;1;15;15;0"])
-def test_a_csv_that_names_a_missing_file(gtsrb: Path, row: str) -> None:
+def test_a_csv_that_names_a_missing_file(gtsrb: Path) -> None:
     table = gtsrb / "GTSRB/Final_Training/Images/00000/GT-00000.csv"
-    table.write_text(table.read_text() + row + "\n")
+    table.write_text(table.read_text() + "00009_00000.ppm;16;16;1;1;15;15;0\n")
     sentence = refusal("data", "inspect", gtsrb)
     assert "GT-00000.csv, 00009_00000.ppm: the file is missing" in sentence
 
@@ -521,12 +523,13 @@ def test_out_is_a_file(
     assert file.read_text() == "mine"
 
 
-@pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere")
 @pytest.mark.parametrize("command", COMMANDS)
 def test_out_is_not_writable(tmp_path: Path, signs: Path, generator: Path, command: str) -> None:
     locked = tmp_path / "locked"
     locked.mkdir()
     locked.chmod(0o500)
+    if os.access(locked, os.W_OK):
+        pytest.skip("this user (root) may write everywhere")
     sentence = refusal(*writers(signs, generator, locked / "run")[command])
     assert f"{locked} is not writable" in sentence
 

@@ -114,8 +114,8 @@ def select_arms(names: Sequence[str], arms: Mapping[str, Arm] = ARMS) -> dict[st
     for name in names:
         if name not in arms:
             closest = difflib.get_close_matches(name, arms, n=1)
-            hint = f"did you mean {closest[0]}? " if closest else ""
-            raise SignforgeError(f"Unknown arm {name!r}: {hint}Known arms: {', '.join(arms)}.")
+            hint = f" (did you mean {closest[0]}?)" if closest else ""
+            raise SignforgeError(f"Unknown arm {name!r}{hint}: the arms are {', '.join(arms)}.")
     return {name: arms[name] for name in names}
 
 

@@ -76,8 +76,7 @@ class Plan:
             f"to train on ({int(counts.min()):,} to {int(counts.max()):,} a class, imbalance ratio "
             f"{imbalance_ratio(counts):.1f}), {self.val_images:,} for validation, "
             f"{self.test_images:,} for the test.",
-            f"Balancing adds {added:,} images: {min(self.balanced_counts):,} to "
-            f"{max(self.balanced_counts):,} a class.",
+            f"Balancing adds {added:,} images and leaves {_span(self.balanced_counts)} a class.",
         ]
         if self.gan_kimg is not None:
             lines.append(
@@ -168,6 +167,12 @@ def dry_run(
         extractor_seconds=config.benchmark.extractor_steps * step_seconds if generative else 0.0,
         classifier_seconds=training + testing + drawing,
     )
+
+
+def _span(counts: tuple[int, ...]) -> str:
+    """``"17 to 180"``, or one number where all are the same."""
+    low, high = min(counts), max(counts)
+    return f"{low:,}" if low == high else f"{low:,} to {high:,}"
 
 
 def duration(seconds: float) -> str:

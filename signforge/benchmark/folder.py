@@ -40,7 +40,10 @@ def open_run(
 
     Raises SignforgeError naming the config keys, split or generator that differ.
     """
-    run_dir.mkdir(parents=True, exist_ok=True)
+    try:
+        run_dir.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise SignforgeError(f"Cannot write {run_dir}: {error.strerror}.") from None
     if (run_dir / "config.yaml").exists() and (run_dir / "dataset.json").exists():
         _compare_config(run_dir, config)
         _compare_dataset(run_dir, dataset)

@@ -8,12 +8,13 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from signforge.benchmark.arms import needs_generator
+from signforge.benchmark.arms import needs_generator, select_arms
 from signforge.benchmark.fidelity import measure_fidelity
 from signforge.benchmark.folder import Row
 from signforge.benchmark.report import write_report
 from signforge.benchmark.runner import check_generator, run_benchmark
 from signforge.benchmark.summary import Summary
+from signforge.classify.model import build_classifier
 from signforge.config import Config
 from signforge.data.charts import save_image_grid
 from signforge.data.splits import PreparedSplits
@@ -80,6 +81,7 @@ def run_main_job(
     Raises SignforgeError as its parts do, and Stopped where ``display.should_stop`` said so.
     """
     display = display or JobDisplay()
+    _refuse_early(config, splits)
     sampler = None
     if needs_generator(config.benchmark.arms):
         sampler = find_generator(config, splits, generator)
@@ -105,6 +107,18 @@ def run_main_job(
         track=display.track,
     )
     return write_report(run_dir)
+
+
+def _refuse_early(config: Config, splits: PreparedSplits) -> None:
+    """Raises what a misspelt arm or classifier would raise only after the GAN's training."""
+    select_arms(config.benchmark.arms)
+    build_classifier(
+        config.classifier.name,
+        num_classes=splits.train.num_classes,
+        resolution=splits.train.resolution,
+        pretrained=False,
+        seed=0,
+    )
 
 
 def _trained_generator(

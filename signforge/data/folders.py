@@ -55,7 +55,9 @@ def list_class_folders(tree: FileTree) -> Listing | None:
     folders = children(tree.folders(), base)
     if not folders or not any(_is_image(name) for name in tree.names()):
         if folders:
-            raise SignforgeError(f"{tree.source}: class folder {folders[0]} has no image.")
+            raise SignforgeError(
+                f"{tree.source}: class folder {folders[0]} has no image; fill it or remove it."
+            )
         return None
     splits: dict[str, str] = {}
     for folder in folders:
@@ -242,7 +244,9 @@ def _entries(tree: FileTree, folder: str, classes: tuple[str, ...]) -> tuple[Ima
     seen = {entry.label for entry in entries}
     empty = next((name for name, label in labels.items() if label not in seen), None)
     if empty is not None:
-        raise SignforgeError(f"{tree.source}: class folder {prefix}{empty} has no image.")
+        raise SignforgeError(
+            f"{tree.source}: class folder {prefix}{empty} has no image; fill it or remove it."
+        )
     return tuple(entries)
 
 

@@ -124,7 +124,9 @@ def _list_training(
         table = f"{folder}/GT-{PurePosixPath(folder).name}.csv"
         rows = _training_rows(tree, table, label, set(images[folder])) if table in names else {}
         if not images[folder]:
-            raise SignforgeError(f"{tree.source}: class folder {folder} has no image.")
+            raise SignforgeError(
+                f"{tree.source}: class folder {folder} has no image; fill it or remove it."
+            )
         for file in images[folder]:
             row = rows.get(file)
             without_row += row is None

@@ -79,7 +79,7 @@ def _shot_line(shot_groups: list[str]) -> str:
 
 def _class_table(report: dict[str, Any]) -> list[str]:
     names, splits = report["class_names"], report["splits"]
-    width = max(len(name) for name in names)
+    width = max(len(name) for name in ("class", *names))
     lines = [f"{'id':>4}  {'class':<{width}}" + "".join(f"{split:>8}" for split in splits)]
     for label, name in enumerate(names):
         counts = "".join(f"{split['class_counts'][label]:>8,}" for split in splits.values())

@@ -25,10 +25,10 @@ def load_prepared_splits(config: DataConfig, *, track: Track = no_progress) -> P
 
 
 def unreadable_sentence(unreadable: tuple[str, ...]) -> str:
-    """The first unreadable file, how many more there are, and what to do."""
-    first, more = unreadable[0].rstrip("."), len(unreadable) - 1
-    others = f" ({more} more: see `signforge data inspect`)" if more else ""
-    return f"{first}{others}; replace or remove it."
+    """The first unreadable file, what to do, and how many more there are."""
+    first, more = unreadable[0], len(unreadable) - 1
+    others = f"; {more} more files are unreadable, see `signforge data inspect`." if more else "."
+    return first.rstrip(".") + others
 
 
 def download_if_asked(config: DataConfig, download: bool) -> DataConfig:

@@ -229,7 +229,7 @@ def _require_splittable(train: LabeledImages, cuts: int) -> None:
         raise SignforgeError(
             f"{train.source}: cutting {'val and test' if cuts == 2 else 'a held-out split'} from "
             f"train takes {cuts + 1} groups of every class (physical signs, or images where groups "
-            f"are unknown), too few are there of {_listed(short)}; add more of them, or "
+            f"are unknown), and there are too few of {_listed(short)}; add more of them, or "
             "bring a split of your own."
         )
 

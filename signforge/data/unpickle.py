@@ -145,6 +145,8 @@ def _scan(data: bytes, path: Path) -> None:
         raise
     except Exception as error:  # genops raises what the argument readers raise
         reason = _one_line(error)
+        if not data:
+            raise SignforgeError(f"{path} is empty; get the file again.") from None
         if position and any(sign in reason for sign in ("exhausted", "remain", "not enough data")):
             raise SignforgeError(
                 f"{path} is truncated after {len(data):,} bytes; get the file again."

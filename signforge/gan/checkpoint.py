@@ -100,7 +100,7 @@ def load_checkpoint(folder: Path, state: TrainingState) -> Progress:
         if sha256(content) != manifest["sha256"]:
             raise ValueError("SHA-256 differs from the manifest")
         _restore(state, load_tensors(content))
-    except (OSError, ValueError, KeyError, TypeError, RuntimeError, SafetensorError) as error:
+    except (OSError, ValueError, LookupError, TypeError, RuntimeError, SafetensorError) as error:
         first_line = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise SignforgeError(
             f"Checkpoint {folder} cannot be resumed ({first_line}); delete it to go on from the "
@@ -126,9 +126,14 @@ def _restore(state: TrainingState, tensors: dict[str, Tensor]) -> None:
     for name, module in state.modules().items():
         module.load_state_dict(_below(tensors, name))
     for name, optimizer in state.optimizers().items():
+        weights = [weight for group in optimizer.param_groups for weight in group["params"]]
         moments: dict[int, dict[str, Tensor]] = {}
         for key, value in _below(tensors, name).items():
             index, _, moment = key.partition(".")
+            if value.shape == weights[int(index)].shape:
+                # Fused Adam walks through memory and never looks at strides, so moments must lie
+                # as their channels_last weights do.
+                value = torch.empty_like(weights[int(index)].detach()).copy_(value)
             moments.setdefault(int(index), {})[moment] = value
         groups = optimizer.state_dict()["param_groups"]
         optimizer.load_state_dict({"state": moments, "param_groups": groups})

@@ -1,12 +1,14 @@
 """Images of chosen classes as PNG files, with a grid of them."""
 
 import difflib
+import io
 import re
 from collections.abc import Sequence
 from pathlib import Path
 
 import torch
-from torchvision.io import encode_png
+from PIL import Image
+from torch import Tensor
 
 from signforge.data.charts import save_image_grid
 from signforge.errors import SignforgeError
@@ -57,7 +59,7 @@ def generate_images(
         folder = out / f"{label:05d}_{_file_name(sampler.class_names[label])}"
         for index, image in enumerate(images):
             path = folder / f"{label:05d}_seed{seed}_{index:05d}.png"
-            write_atomically(path, encode_png(image).numpy().tobytes())
+            write_atomically(path, _encode_png(image))
             files.append(path)
         grid.append(images[:GRID_IMAGES])
     names = row_names(sampler.class_names)
@@ -69,6 +71,13 @@ def generate_images(
             out / "grid.png", [row[:10] for row in grid], [names[label] for label in labels]
         )
     return files
+
+
+def _encode_png(image: Tensor) -> bytes:
+    """uint8 (3, H, W) -> a PNG file."""
+    file = io.BytesIO()
+    Image.fromarray(image.permute(1, 2, 0).contiguous().numpy()).save(file, format="PNG")
+    return file.getvalue()
 
 
 def _file_name(class_name: str) -> str:

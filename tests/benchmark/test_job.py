@@ -1,0 +1,276 @@
+"""The main job in process, on the colour squares of conftest.py."""
+
+import json
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+
+from signforge.benchmark import job as job_module
+from signforge.benchmark.folder import read_rows
+from signforge.benchmark.job import GENERATOR, JobDisplay, Stopped, find_generator, run_main_job
+from signforge.config import Config
+from signforge.data.splits import PreparedSplits
+from signforge.errors import SignforgeError
+from signforge.gan.checkpoint import list_checkpoints
+from signforge.gan.run import run_training
+from signforge.gan.training import Status
+
+FILES = {
+    "class_balance.png",
+    "config.yaml",
+    "dataset.json",
+    "environment.json",
+    "fidelity.json",
+    "per_class_gain.png",
+    "results.csv",
+    "results.md",
+    "rows.jsonl",
+    "samples.png",
+}
+
+
+@pytest.fixture(scope="session")
+def job_config(config: Config) -> Config:
+    """conftest's config, with a GAN of a few steps and one seed."""
+    gan = config.gan.model_copy(
+        update={
+            "z_dim": 8,
+            "base_channels": 4,
+            "embedding_dim": 4,
+            "batch_size": 8,
+            "total_kimg": 0.08,
+            "status_every_kimg": 0.02,
+            "device": "cpu",
+        }
+    )
+    benchmark = config.benchmark.model_copy(update={"seeds": 1})
+    return config.model_copy(update={"gan": gan, "benchmark": benchmark})
+
+
+@pytest.fixture(scope="session")
+def generator(
+    job_config: Config, splits: PreparedSplits, tmp_path_factory: pytest.TempPathFactory
+) -> Path:
+    run = tmp_path_factory.mktemp("runs") / "cgan"
+    run_training(job_config, splits, run)
+    return run
+
+
+@pytest.fixture(scope="session")
+def finished(
+    job_config: Config, splits: PreparedSplits, tmp_path_factory: pytest.TempPathFactory
+) -> Path:
+    """A job without a generator of its own, run to its end."""
+    run = tmp_path_factory.mktemp("runs") / "benchmark"
+    run_main_job(job_config, splits, run, command="signforge benchmark")
+    return run
+
+
+def with_arms(config: Config, *arms: str) -> Config:
+    return config.model_copy(
+        update={"benchmark": config.benchmark.model_copy(update={"arms": arms})}
+    )
+
+
+def other_train(splits: PreparedSplits) -> PreparedSplits:
+    """The same but for one training image."""
+    fewer = splits.train.subset(torch.arange(1, len(splits.train)))
+    return replace(splits, train=fewer)
+
+
+def stop_after(calls: int) -> Callable[[], bool]:
+    """False ``calls`` times, then True."""
+    answers = iter([False] * calls)
+    return lambda: next(answers, True)
+
+
+# --- find_generator ------------------------------------------------------------------------------
+
+
+def test_no_generator_is_none(job_config: Config, splits: PreparedSplits) -> None:
+    assert find_generator(job_config, splits, None) is None
+
+
+def test_a_generator_of_this_split(
+    job_config: Config, splits: PreparedSplits, generator: Path
+) -> None:
+    sampler = find_generator(job_config, splits, generator)
+    assert sampler is not None
+    assert sampler.class_names == splits.train.class_names
+    assert sampler.card.train_fingerprint == splits.train.fingerprint
+
+
+def test_a_generator_that_saw_other_images(
+    job_config: Config, splits: PreparedSplits, generator: Path
+) -> None:
+    with pytest.raises(SignforgeError, match="trained on other images than this training split"):
+        find_generator(job_config, other_train(splits), generator)
+
+
+def test_a_generator_that_saw_the_test_images(
+    job_config: Config, splits: PreparedSplits, tmp_path: Path
+) -> None:
+    leaky = replace(splits, train=splits.test)
+    run_training(job_config, leaky, tmp_path / "cgan")
+    with pytest.raises(SignforgeError, match="may have seen validation or test images"):
+        find_generator(job_config, splits, tmp_path / "cgan")
+
+
+def test_a_generator_of_other_classes(
+    job_config: Config, splits: PreparedSplits, generator: Path
+) -> None:
+    renamed = replace(splits.train, class_names=("a", "b", "c", "d"))
+    with pytest.raises(SignforgeError, match="classes are not the data's"):
+        find_generator(job_config, replace(splits, train=renamed), generator)
+
+
+def test_a_folder_without_generator(
+    job_config: Config, splits: PreparedSplits, tmp_path: Path
+) -> None:
+    with pytest.raises(SignforgeError, match=r"holds no generator\.json"):
+        find_generator(job_config, splits, tmp_path)
+
+
+# --- the whole job -------------------------------------------------------------------------------
+
+
+def test_everything_lands_in_the_run_directory(finished: Path) -> None:
+    assert {path.name for path in finished.iterdir() if path.is_file()} == FILES
+    assert {path.name for path in (finished / "predictions").iterdir()} == {
+        "target.npy",
+        "real-seed0.npy",
+        "oversample-seed0.npy",
+        "synthetic-seed0.npy",
+    }
+    assert (finished / GENERATOR / "generator.safetensors").is_file()
+    assert (finished / "extractor" / "extractor.json").is_file()
+
+
+def test_rows_name_the_generator_that_was_trained(
+    finished: Path, job_config: Config, splits: PreparedSplits
+) -> None:
+    sampler = find_generator(job_config, splits, finished / GENERATOR)
+    assert sampler is not None
+    rows = {row["arm"]: row for row in read_rows(finished)}
+    assert set(rows) == {"real", "oversample", "synthetic"}
+    assert rows["synthetic"]["generator_fingerprint"] == sampler.fingerprint
+    assert rows["synthetic"]["gan_seconds"] == round(sampler.card.seconds, 3)
+    assert rows["real"]["generator_fingerprint"] is None
+    assert rows["real"]["gan_seconds"] == 0
+    dataset = json.loads((finished / "dataset.json").read_text())
+    assert dataset["generator"]["fingerprint"] == sampler.fingerprint
+    assert json.loads((finished / "environment.json").read_text())["command"] == (
+        "signforge benchmark"
+    )
+    fidelity = json.loads((finished / "fidelity.json").read_text())
+    assert fidelity["sampler_fingerprint"] == sampler.fingerprint
+
+
+def test_the_report_compares_all_arms(finished: Path) -> None:
+    text = (finished / "results.md").read_text()
+    for arm in ("real", "oversample", "synthetic"):
+        assert f"| {arm} |" in text
+
+
+def test_a_second_call_repeats_nothing(
+    finished: Path,
+    job_config: Config,
+    splits: PreparedSplits,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    watched = ["rows.jsonl", "fidelity.json", f"{GENERATOR}/generator.json", "samples.png"]
+    before = {name: (finished / name).read_bytes() for name in watched}
+    # The GAN is asked to go on but is at its end: not one step may follow.
+    steps: list[Status] = []
+
+    @contextmanager
+    def gan() -> Iterator[Callable[[Status], None]]:
+        yield steps.append
+
+    monkeypatch.setattr("signforge.benchmark.runner.fit_classifier", pytest.fail)
+    rows: list[object] = []
+    run_main_job(job_config, splits, finished, display=JobDisplay(gan=gan, on_row=rows.append))
+    assert steps == []
+    assert rows == []
+    assert {name: (finished / name).read_bytes() for name in watched} == before
+
+
+def test_a_given_generator_is_used_and_left_alone(
+    tmp_path: Path, job_config: Config, splits: PreparedSplits, generator: Path
+) -> None:
+    before = {path: path.stat().st_mtime_ns for path in generator.rglob("*")}
+    messages: list[str] = []
+    run_main_job(
+        with_arms(job_config, "real", "synthetic"),
+        splits,
+        tmp_path,
+        generator=generator,
+        display=JobDisplay(message=messages.append),
+    )
+    assert not (tmp_path / GENERATOR).exists()
+    assert not any("GAN" in message for message in messages)
+    assert {path: path.stat().st_mtime_ns for path in generator.rglob("*")} == before
+
+
+def test_arms_without_a_generator_train_none(
+    tmp_path: Path,
+    job_config: Config,
+    splits: PreparedSplits,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(job_module, "run_training", pytest.fail)
+    config = with_arms(job_config, "real", "oversample")
+    summary = run_main_job(config, splits, tmp_path)
+    assert summary.verdict
+    assert {row["arm"] for row in read_rows(tmp_path)} == {"real", "oversample"}
+    assert not (tmp_path / GENERATOR).exists()
+    assert not (tmp_path / "fidelity.json").exists()
+
+
+def test_a_foreign_generator_is_refused_before_anything_is_written(
+    tmp_path: Path, job_config: Config, splits: PreparedSplits, generator: Path
+) -> None:
+    with pytest.raises(SignforgeError, match="trained on other images"):
+        run_main_job(job_config, other_train(splits), tmp_path / "run", generator=generator)
+    assert not (tmp_path / "run").exists()
+
+
+def test_stopped_while_the_gan_trains(
+    tmp_path: Path, job_config: Config, splits: PreparedSplits, finished: Path
+) -> None:
+    display = JobDisplay(should_stop=stop_after(3))
+    with pytest.raises(Stopped):
+        run_main_job(job_config, splits, tmp_path, display=display)
+    assert list_checkpoints(tmp_path / GENERATOR)
+    assert not (tmp_path / "rows.jsonl").exists()
+
+    messages: list[str] = []
+    run_main_job(job_config, splits, tmp_path, display=JobDisplay(message=messages.append))
+    assert messages[0] == f"Resuming the GAN in {tmp_path / GENERATOR}."
+    assert scores(tmp_path) == scores(finished)  # as if it had never stopped
+
+
+def test_stopped_between_classifiers(
+    tmp_path: Path, job_config: Config, splits: PreparedSplits, finished: Path
+) -> None:
+    config = with_arms(job_config, "real", "oversample")
+    with pytest.raises(Stopped):
+        run_main_job(config, splits, tmp_path, display=JobDisplay(should_stop=lambda: True))
+    (kept,) = read_rows(tmp_path)
+    assert kept["arm"] == "real"
+    run_main_job(config, splits, tmp_path)
+    rows = read_rows(tmp_path)
+    assert rows[0] == kept
+    assert [row["arm"] for row in rows] == ["real", "oversample"]
+    assert scores(tmp_path) == [row for row in scores(finished) if row[0] != "synthetic"]
+
+
+def scores(run: Path) -> Sequence[tuple[str, int, float, float]]:
+    return [
+        (row["arm"], row["seed"], row["final_loss"], row["macro_accuracy"])
+        for row in read_rows(run)
+    ]

@@ -1,0 +1,120 @@
+import pytest
+import torch
+
+from signforge.errors import SignforgeError
+from signforge.gan.networks import (
+    ConditionalBatchNorm2d,
+    ConditionalGenerator,
+    ProjectionDiscriminator,
+    channels_by_resolution,
+)
+
+
+@pytest.fixture(autouse=True)
+def own_random_state():
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        yield
+
+
+def generator(resolution: int = 8, num_classes: int = 5) -> ConditionalGenerator:
+    return ConditionalGenerator(
+        num_classes=num_classes,
+        resolution=resolution,
+        z_dim=6,
+        base_channels=4,
+        embedding_dim=3,
+    )
+
+
+def discriminator(resolution: int = 8, num_classes: int = 5) -> ProjectionDiscriminator:
+    return ProjectionDiscriminator(num_classes=num_classes, resolution=resolution, base_channels=4)
+
+
+def test_channels_double_with_every_halving_up_to_eight_times():
+    assert channels_by_resolution(8, 4) == {4: 4}
+    assert channels_by_resolution(32, 64) == {4: 256, 8: 128, 16: 64}
+    assert channels_by_resolution(128, 64) == {4: 512, 8: 512, 16: 256, 32: 128, 64: 64}
+    assert list(channels_by_resolution(64, 8)) == [4, 8, 16, 32]
+
+
+@pytest.mark.parametrize("resolution", [-8, 0, 1, 4, 7, 12, 24, 33, 48])
+def test_other_resolutions_are_one_sentence(resolution):
+    with pytest.raises(SignforgeError, match=f"power of two of at least 8, not {resolution};"):
+        channels_by_resolution(resolution, 64)
+
+
+@pytest.mark.parametrize("resolution", [8, 16, 32])
+def test_generator_draws_images_of_its_size_between_minus_one_and_one(resolution):
+    model = generator(resolution)
+    for mode in (model.train(), model.eval()):
+        images = mode(10 * torch.randn(7, 6), torch.arange(7) % 5)
+        assert images.shape == (7, 3, resolution, resolution)
+        assert images.dtype == torch.float32
+        assert images.abs().max() <= 1
+        assert images.std() > 0.01
+
+
+def test_class_and_latent_both_change_the_image():
+    model = generator().eval()
+    z = torch.randn(1, 6).expand(5, 6)
+    images = model(z, torch.arange(5))
+    distances = torch.pdist(images.flatten(1))
+    assert distances.min() > 0.1
+    images = model(torch.randn(5, 6), torch.zeros(5, dtype=torch.int64))
+    assert torch.pdist(images.flatten(1)).min() > 0.1
+
+
+def test_images_of_a_batch_do_not_see_each_other_in_eval_mode():
+    model = generator().eval()
+    z, labels = torch.randn(4, 6), torch.tensor([0, 3, 1, 4])
+    alone = torch.cat([model(z[i : i + 1], labels[i : i + 1]) for i in range(4)])
+    assert torch.allclose(model(z, labels), alone, atol=1e-5)
+
+
+def test_conditional_batch_norm_is_an_affine_of_batch_norm():
+    layer = ConditionalBatchNorm2d(4, 3)
+    x, condition = torch.randn(6, 4, 5, 5) * 3 + 2, torch.randn(6, 3)
+    mean, variance = x.mean(dim=(0, 2, 3)), x.var(dim=(0, 2, 3), unbiased=False)
+    normal = (x - mean[:, None, None]) / (variance[:, None, None] + layer.norm.eps).sqrt()
+    gain = 1 + condition @ layer.gain.weight.T + layer.gain.bias
+    bias = condition @ layer.bias.weight.T + layer.bias.bias
+    expected = gain[:, :, None, None] * normal + bias[:, :, None, None]
+    assert torch.allclose(layer(x, condition), expected, atol=1e-4)
+
+
+@pytest.mark.parametrize("resolution", [8, 16, 32])
+def test_discriminator_gives_one_logit_an_image(resolution):
+    logits = discriminator(resolution)(
+        torch.randn(7, 3, resolution, resolution), torch.arange(7) % 5
+    )
+    assert logits.shape == (7,)
+    assert logits.dtype == torch.float32
+
+
+def test_the_logit_is_linear_in_the_class_embedding():
+    model = discriminator()
+    images = torch.randn(1, 3, 8, 8).expand(5, 3, 8, 8)
+    before = model(images, torch.arange(5))
+    assert torch.pdist(before[:, None]).min() > 0
+    with torch.no_grad():
+        model.embedding.weight[2] = 0
+        without = model(images, torch.arange(5))
+        model.embedding.weight.zero_()
+        unconditional = model(images, torch.arange(5))
+    kept = torch.tensor([0, 1, 3, 4])
+    assert torch.equal(without[kept], before[kept])
+    assert torch.allclose(without[2], unconditional[2])
+    assert torch.allclose(unconditional, unconditional[:1].expand(5))
+
+
+def test_every_weight_of_both_networks_gets_a_gradient():
+    labels = torch.arange(5)
+    players = generator(16), discriminator(16)
+    players[1](players[0](torch.randn(5, 6), labels), labels).sum().backward()
+    for player in players:
+        for name, weights in player.named_parameters():
+            assert weights.grad is not None, name
+            assert weights.grad.isfinite().all(), name
+            # Batch norm takes out what a bias before it adds; no such bias is here.
+            assert weights.grad.abs().sum() > 0, name

@@ -1,0 +1,200 @@
+import json
+import pickle
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import save as save_tensors
+
+from signforge.errors import SignforgeError
+from signforge.files import sha256
+from signforge.gan import sampler as sampler_module
+from signforge.gan.sampler import (
+    ClassConditionalSampler,
+    from_uint8,
+    load_sampler,
+    save_sampler,
+    to_uint8,
+)
+
+LABELS = torch.tensor([0, 2, 1, 1, 0, 2, 2])
+
+
+@pytest.fixture
+def run(make_sampler, tmp_path):
+    """A run directory with a generator in it."""
+    sampler = make_sampler()
+    save_sampler(tmp_path, sampler.generator, sampler.card)
+    return tmp_path
+
+
+class Planted:
+    """A pickle of this creates a file when it is loaded."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def __reduce__(self):
+        return Path.touch, (self.path,)
+
+
+def vouch_for(run: Path, weights: bytes) -> None:
+    """Puts ``weights`` in place, with the hash that generator.json then needs."""
+    card = json.loads((run / "generator.json").read_text())
+    card["weights_sha256"] = sha256(weights)
+    (run / "generator.safetensors").write_bytes(weights)
+    (run / "generator.json").write_text(json.dumps(card))
+
+
+def test_it_satisfies_the_protocol(make_sampler):
+    sampler = make_sampler()
+    assert isinstance(sampler, ClassConditionalSampler)
+    assert not isinstance(object(), ClassConditionalSampler)
+    assert (sampler.num_classes, sampler.resolution) == (3, 8)
+    assert sampler.class_names == ("stop", "yield", "no entry")
+
+
+def test_samples_are_bytes_and_repeat_with_labels_and_seed(make_sampler):
+    sampler = make_sampler()
+    images = sampler.sample(LABELS, 4)
+    assert images.dtype == torch.uint8
+    assert images.shape == (7, 3, 8, 8)
+    assert images.float().std() > 10
+    assert torch.equal(images, sampler.sample(LABELS, 4))
+    assert not torch.equal(images, sampler.sample(LABELS, 5))
+    other_class = sampler.sample((LABELS + 1) % 3, 4)
+    assert (images != other_class).flatten(1).any(dim=1).all()
+
+
+def test_sampling_neither_reads_nor_moves_the_global_random_state(make_sampler):
+    sampler = make_sampler()
+    before = torch.random.get_rng_state()
+    sampler.sample(LABELS, 4)
+    assert torch.equal(before, torch.random.get_rng_state())
+
+
+def test_images_may_be_changed_in_place(make_sampler):
+    images = make_sampler().sample(LABELS, 0)
+    images[0] = 0
+    assert not images.is_inference()
+
+
+def test_no_label_is_no_image(make_sampler):
+    assert make_sampler().sample(torch.empty(0, dtype=torch.int64), 0).shape == (0, 3, 8, 8)
+
+
+@pytest.mark.parametrize("batch", [1, 3, 7, 100])
+def test_images_do_not_depend_on_how_they_are_batched(make_sampler, monkeypatch, batch):
+    sampler = make_sampler()
+    expected = sampler.sample(LABELS, 4).int()
+    monkeypatch.setattr(sampler_module, "SAMPLING_BATCH", batch)
+    assert (sampler.sample(LABELS, 4).int() - expected).abs().max() <= 1
+
+
+@pytest.mark.parametrize(("label", "given"), [(3, "0..3"), (-1, "-1..0")])
+def test_a_label_that_is_no_class_is_named(make_sampler, label, given):
+    with pytest.raises(SignforgeError, match=f"must lie in 0..2, got {given}"):
+        make_sampler().sample(torch.tensor([0, label]), 0)
+
+
+def test_bytes_and_floats_convert_both_ways():
+    levels = torch.arange(256, dtype=torch.uint8)
+    floats = from_uint8(levels)
+    assert (float(floats[0]), float(floats[-1])) == (-1, 1)
+    assert torch.equal(to_uint8(floats), levels)
+    assert to_uint8(torch.tensor([-1.5, -1.0, 0.0, 1.0, 1.5])).tolist() == [0, 0, 128, 255, 255]
+
+
+def test_a_saved_sampler_comes_back_exactly(make_sampler, run):
+    saved, loaded = make_sampler(), load_sampler(run, "cpu")
+    assert torch.equal(saved.sample(LABELS, 9), loaded.sample(LABELS, 9))
+    one, two = saved.generator.state_dict(), loaded.generator.state_dict()
+    assert one.keys() == two.keys()
+    assert all(torch.equal(one[key], two[key]) for key in one)
+    assert loaded.card == saved.card.model_copy(update={"weights_sha256": loaded.fingerprint})
+    assert loaded.fingerprint == sha256((run / "generator.safetensors").read_bytes())
+    assert not loaded.generator.training
+    assert load_sampler(str(run)).fingerprint == loaded.fingerprint
+
+
+def test_the_fingerprint_changes_with_the_weights(make_sampler, run, tmp_path_factory):
+    other = tmp_path_factory.mktemp("other")
+    sampler = make_sampler(seed=1)
+    save_sampler(other, sampler.generator, sampler.card)
+    assert load_sampler(run).fingerprint != load_sampler(other).fingerprint
+
+
+def test_a_folder_that_is_no_run_is_one_sentence(tmp_path):
+    for path in (tmp_path, tmp_path / "absent"):
+        with pytest.raises(SignforgeError, match=r"holds no generator\.json; give the folder"):
+            load_sampler(path)
+
+
+def test_missing_weights_are_one_sentence(run):
+    (run / "generator.safetensors").unlink()
+    with pytest.raises(SignforgeError, match=r"cannot be read: .*No such file") as error:
+        load_sampler(run)
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("place", [0, 200, -1])
+def test_a_flipped_byte_in_the_weights_is_refused(run, place):
+    path = run / "generator.safetensors"
+    weights = bytearray(path.read_bytes())
+    weights[place] ^= 1
+    path.write_bytes(weights)
+    with pytest.raises(SignforgeError, match=r"not the file that generator\.json describes"):
+        load_sampler(run)
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        lambda _text: "",
+        lambda text: text[: len(text) // 2],
+        lambda _text: "[]",
+        lambda text: text.replace('"z_dim": 8', '"z_dim": -8'),
+        lambda text: text.replace('"z_dim": 8', '"z_dim": 8, "hook": "os.system"'),
+        lambda text: text.replace('"resolution": 8', '"resolution": 9'),
+        lambda text: text.replace('"seconds"', '"hours"'),
+        lambda text: text.replace('"z_dim": 8', '"z_dim": 9'),
+        lambda text: text.replace('"no entry"', '"no entry", "one more"'),
+    ],
+)
+def test_a_tampered_card_is_one_sentence(run, damage):
+    path = run / "generator.json"
+    text = path.read_text()
+    assert damage(text) != text
+    path.write_text(damage(text))
+    with pytest.raises(SignforgeError) as error:
+        load_sampler(run)
+    assert "\n" not in str(error.value)
+
+
+def test_a_pickle_in_place_of_the_weights_never_runs(run, tmp_path):
+    sentinel = tmp_path / "it-ran"
+    payload = pickle.dumps(Planted(sentinel))
+    vouch_for(run, payload)
+    with pytest.raises(SignforgeError, match=r"does not fit generator\.json"):
+        load_sampler(run)
+    (run / "generator.json").write_bytes(payload)
+    with pytest.raises(SignforgeError, match="cannot be read"):
+        load_sampler(run)
+    assert not sentinel.exists()
+    pickle.loads(payload)
+    assert sentinel.exists(), "the payload must be one that works"
+
+
+@pytest.mark.parametrize("change", ["missing", "surplus", "shape"])
+def test_weights_of_another_network_are_one_sentence(make_sampler, run, change):
+    tensors = dict(make_sampler().generator.state_dict())
+    if change == "missing":
+        del tensors["to_rgb.bias"]
+    elif change == "surplus":
+        tensors["more"] = torch.zeros(1)
+    else:
+        tensors["to_rgb.bias"] = torch.zeros(4)
+    vouch_for(run, save_tensors(tensors))
+    with pytest.raises(SignforgeError, match=r"does not fit generator\.json: ") as error:
+        load_sampler(run)
+    assert "\n" not in str(error.value)

@@ -1,0 +1,66 @@
+import errno
+import os
+import subprocess
+
+import pytest
+
+from signforge.errors import SignforgeError
+from signforge.files import sha256, write_atomically
+
+
+def test_sha256_is_the_published_test_vector():
+    assert sha256(b"abc") == "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"
+
+
+def test_content_is_written_and_replaced_and_nothing_else_is_left(tmp_path):
+    path = tmp_path / "a" / "b" / "file.bin"
+    for content in (b"first", b"", bytes(range(256))):
+        write_atomically(path, content)
+        assert path.read_bytes() == content
+        assert list(path.parent.iterdir()) == [path]
+
+
+def test_a_full_disk_keeps_what_was_there(tmp_path, monkeypatch):
+    path = tmp_path / "file"
+    write_atomically(path, b"old")
+
+    def full(_descriptor: int) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(SignforgeError, match=r"Cannot write .*file: No space left on device\."):
+        write_atomically(path, b"new")
+    assert path.read_bytes() == b"old"
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_content_is_on_the_disk_before_the_name_changes(tmp_path, monkeypatch):
+    path = tmp_path / "file"
+    seen = []
+    fsync = os.fsync
+    monkeypatch.setattr(os, "fsync", lambda fd: (seen.append(path.exists()), fsync(fd)))
+    write_atomically(path, b"new")
+    assert seen == [False]
+
+
+@pytest.mark.parametrize("below", ["x", "sub/x"])
+def test_a_file_in_place_of_a_folder_is_one_sentence(tmp_path, below):
+    (tmp_path / "file").write_text("in the way")
+    with pytest.raises(SignforgeError, match="Cannot write "):
+        write_atomically(tmp_path / "file" / below, b"new")
+    assert (tmp_path / "file").read_text() == "in the way"
+
+
+def test_a_folder_in_place_of_the_file_is_one_sentence(tmp_path):
+    (tmp_path / "folder" / "inside").mkdir(parents=True)
+    with pytest.raises(SignforgeError, match=r"Cannot write .*folder: "):
+        write_atomically(tmp_path / "folder", b"new")
+    assert [path.name for path in tmp_path.iterdir()] == ["folder"]
+
+
+@pytest.mark.skipif(os.name == "nt", reason="POSIX permissions")
+def test_file_mode_follows_the_umask(tmp_path):
+    plain = tmp_path / "plain"
+    subprocess.run(["touch", str(plain)], check=True)
+    write_atomically(tmp_path / "atomic", b"")
+    assert (tmp_path / "atomic").stat().st_mode == plain.stat().st_mode
