@@ -1,8 +1,6 @@
 """The commands on good input: a small data set from files to a table, and the real zips."""
 
-import contextlib
 import hashlib
-import io
 import json
 import os
 import re
@@ -11,7 +9,6 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -22,45 +19,15 @@ import typer
 import yaml
 from PIL import Image
 
-from signforge.cli import app, main
+from signforge.cli import app
 from signforge.errors import SignforgeError
-
-pytestmark = pytest.mark.filterwarnings(
-    "ignore:The image decoding and encoding capabilities of TorchVision:DeprecationWarning"
-)
+from support.cli_runner import Ran, run_cli
 
 HELP = Path(__file__).parent / "help"
 COMMANDS = ("", "data", "data inspect", "train-cgan", "generate", "benchmark")
 COLORS = {"blue": (40, 60, 220), "green": (30, 200, 40), "red": (220, 30, 30), "[y] w": (210, 9, 9)}
 COUNTS = {"blue": 40, "green": 24, "red": 14, "[y] w": 8}
 ARMS = ("real", "oversample", "synthetic")
-
-
-@dataclass(frozen=True)
-class Ran:
-    code: int
-    out: str
-    err: str
-
-    def json(self) -> Any:
-        """The one object on stdout of a run that went well."""
-        assert self.code == 0, self.err
-        return json.loads(self.out)
-
-
-def run_cli(*args: object) -> Ran:
-    out, err = io.StringIO(), io.StringIO()
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(sys, "argv", ["signforge", *map(str, args)])
-        patch.setenv("NO_COLOR", "1")
-        patch.setenv("COLUMNS", "100")
-        with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
-            try:
-                main()
-                code = 0
-            except SystemExit as ended:
-                code = ended.code if isinstance(ended.code, int) else int(ended.code is not None)
-    return Ran(code, out.getvalue(), err.getvalue())
 
 
 def files_below(folder: Path) -> set[str]:

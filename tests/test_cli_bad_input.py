@@ -1,12 +1,8 @@
 """What the user can mend: one sentence on stderr, exit code 2, no traceback, nothing lost."""
 
-import contextlib
-import io
 import os
 import pickle
-import sys
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -14,40 +10,15 @@ import pytest
 import torch
 from PIL import Image
 
-from signforge.cli import main
 from signforge.config import GanConfig
 from signforge.gan.sampler import GeneratorCard, build_generator, save_sampler
-
-pytestmark = pytest.mark.filterwarnings(
-    "ignore:The image decoding and encoding capabilities of TorchVision:DeprecationWarning"
-)
+from support.cli_runner import run_cli
 
 TINY_GAN = GanConfig(
     z_dim=4, base_channels=4, embedding_dim=4, batch_size=4, total_kimg=0.02, device="cpu"
 )
 PROGRESS = ("Note: ", "Training the GAN in ")
 GTSRB_HEADER = "Filename;Width;Height;Roi.X1;Roi.Y1;Roi.X2;Roi.Y2;ClassId"
-
-
-@dataclass(frozen=True)
-class Ran:
-    code: int
-    out: str
-    err: str
-
-
-def run_cli(*args: object) -> Ran:
-    out, err = io.StringIO(), io.StringIO()
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(sys, "argv", ["signforge", *map(str, args)])
-        patch.setenv("NO_COLOR", "1")
-        with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
-            try:
-                main()
-                code = 0
-            except SystemExit as ended:
-                code = ended.code if isinstance(ended.code, int) else int(ended.code is not None)
-    return Ran(code, out.getvalue(), err.getvalue())
 
 
 def refusal(*args: object, out: str | None = "") -> str:
