@@ -217,7 +217,7 @@ def _preset_folder() -> Path:
 
 def _read(path_or_preset: str | Path) -> tuple[str, str]:
     path = Path(path_or_preset)
-    if not path.exists() and str(path_or_preset) in preset_names():
+    if not path.is_file() and str(path_or_preset) in preset_names():
         path = _preset_folder() / f"{path_or_preset}.yaml"
     try:
         return path.read_text(encoding="utf-8"), str(path)

@@ -19,7 +19,7 @@ from rich.text import Text
 
 from signforge.benchmark.report import Table
 from signforge.config import GanConfig
-from signforge.gan.training import Status
+from signforge.gan.metrics import Status
 from signforge.progress import Track
 
 T = TypeVar("T")

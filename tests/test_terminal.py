@@ -7,7 +7,7 @@ from rich.console import Console
 
 from signforge.benchmark.report import Table
 from signforge.config import GanConfig
-from signforge.gan.training import Status
+from signforge.gan.metrics import Status
 from signforge.terminal import (
     StopSignals,
     gan_display,

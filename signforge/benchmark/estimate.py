@@ -17,7 +17,7 @@ from signforge.classify.training import fit_classifier, predict_logits
 from signforge.config import Config
 from signforge.data.splits import PreparedSplits, imbalance_ratio
 from signforge.gan.sampler import ClassConditionalSampler
-from signforge.gan.training import measure_images_per_second
+from signforge.gan.step import measure_images_per_second
 
 WARM_STEPS = 3
 TIMED_STEPS = 5
@@ -149,7 +149,7 @@ def dry_run(
         drawing = share * _images_drawn(config, balanced, splits) / rate
     return Plan(
         run_dir=run_dir,
-        source=splits.train.source,
+        source=splits.source,
         arms=chosen,
         seeds=tuple(dict.fromkeys(job.seed for job in jobs)),
         jobs=len(jobs),

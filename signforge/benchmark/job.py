@@ -20,9 +20,9 @@ from signforge.data.charts import save_image_grid
 from signforge.data.splits import PreparedSplits
 from signforge.errors import SignforgeError
 from signforge.gan.checkpoint import list_checkpoints
+from signforge.gan.metrics import Status
 from signforge.gan.run import GRID_COLUMNS, GRID_SEED, row_names, run_training
 from signforge.gan.sampler import GanSampler, load_sampler
-from signforge.gan.training import Status
 from signforge.progress import Track, no_progress
 
 GENERATOR = "generator"

@@ -220,7 +220,7 @@ def describe_dataset(
                     "split, so arms that use it may know more than the others."
                 )
     return {
-        "source": splits.train.source,
+        "source": splits.source,
         "resolution": splits.train.resolution,
         "class_names": list(splits.train.class_names),
         "notes": notes,

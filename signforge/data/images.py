@@ -18,12 +18,12 @@ UNKNOWN_GROUP = -1
 class LabeledImages(Dataset[tuple[Tensor, int]]):
     """Decoded images of one split with their labels; itself a map-style torch Dataset.
 
-    images: uint8 (N, 3, H, W), RGB.
+    images: uint8 (N, 3, H, W), RGB, square.
     labels: int64 (N,), 0 <= label < len(class_names).
     groups: int64 (N,): frames of one physical sign (a GTSRB track) share a number, which is
         unique across classes; ``UNKNOWN_GROUP`` where the source does not tell.
     class_names: one per class, in label order.
-    names: one per image, unique: the file, or the place in an archive, that it was read from.
+    names: one per image: the file, or the place in an archive, that it was read from.
     source: where the images came from, for messages and run records.
 
     Raises SignforgeError where shapes, dtypes or ranges are not as above.
@@ -42,6 +42,10 @@ class LabeledImages(Dataset[tuple[Tensor, int]]):
             raise SignforgeError(
                 f"{self.source}: images must be uint8 of shape (N, 3, H, W), "
                 f"got {self.images.dtype} of shape {tuple(self.images.shape)}."
+            )
+        if self.images.shape[2] != self.images.shape[3]:
+            raise SignforgeError(
+                f"{self.source}: images must be square, got {tuple(self.images.shape)}."
             )
         for field, values in (("labels", self.labels), ("groups", self.groups)):
             if values.dtype != torch.int64 or values.shape != (n,):

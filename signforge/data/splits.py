@@ -36,6 +36,11 @@ class PreparedSplits:
     test: LabeledImages
     notes: tuple[str, ...] = ()
 
+    @property
+    def source(self) -> str:
+        """What the images were read from, as the user named it."""
+        return self.train.source.removesuffix(" (train)")
+
 
 def prepare_splits(config: DataConfig, splits: LabeledSplits) -> PreparedSplits:
     """Cuts test from train if the source has none, then val, then train to a long tail.

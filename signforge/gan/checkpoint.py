@@ -67,7 +67,8 @@ def save_checkpoint(run: Path, state: TrainingState, progress: Progress, keep: i
     """
     folder = run / "checkpoints" / f"{progress.seen_images // 1000:06d}kimg"
     temporary = folder.with_name(f".{folder.name}.tmp")
-    shutil.rmtree(temporary, ignore_errors=True)
+    for leftover in folder.parent.glob(".*kimg.tmp"):
+        shutil.rmtree(leftover)
     content = save_tensors(_flatten(state))
     manifest = {"format_version": 1, "sha256": sha256(content), "progress": asdict(progress)}
     try:
@@ -76,8 +77,11 @@ def save_checkpoint(run: Path, state: TrainingState, progress: Progress, keep: i
     except SignforgeError:
         shutil.rmtree(temporary, ignore_errors=True)
         raise
-    shutil.rmtree(folder, ignore_errors=True)
+    replaced = folder.with_name(f".{folder.name}.replaced.tmp")
+    if folder.exists():
+        folder.rename(replaced)
     temporary.rename(folder)
+    shutil.rmtree(replaced, ignore_errors=True)
     for old in list_checkpoints(run)[:-keep]:
         shutil.rmtree(old)
     return folder

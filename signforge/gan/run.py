@@ -14,8 +14,9 @@ from signforge.data.splits import PreparedSplits
 from signforge.environment import describe_environment
 from signforge.errors import SignforgeError
 from signforge.files import write_atomically
+from signforge.gan.metrics import Status
 from signforge.gan.sampler import ClassConditionalSampler, GanSampler, load_sampler
-from signforge.gan.training import Status, TrainingEvents, train_cgan
+from signforge.gan.training import TrainingEvents, train_cgan
 
 GRID_COLUMNS = 12
 GRID_SEED = 0
@@ -100,7 +101,7 @@ def row_names(class_names: tuple[str, ...]) -> list[str]:
 def _describe(splits: PreparedSplits) -> dict[str, Any]:
     named = {"train": splits.train, "val": splits.val, "test": splits.test}
     return {
-        "source": splits.train.source,
+        "source": splits.source,
         "class_names": list(splits.train.class_names),
         "notes": list(splits.notes),
         "splits": {

@@ -2,7 +2,7 @@
 
 import json
 from pathlib import Path
-from typing import Protocol, runtime_checkable
+from typing import Literal, Protocol, runtime_checkable
 
 import torch
 from pydantic import ValidationError
@@ -42,7 +42,7 @@ class ClassConditionalSampler(Protocol):
 class GeneratorCard(Section):
     """generator.json: all that is needed to sample, and what the generator was made from."""
 
-    format_version: int = 1
+    format_version: Literal[1] = 1
     gan: GanConfig
     resolution: int
     class_names: tuple[str, ...]

@@ -16,8 +16,8 @@ from signforge.config import Config
 from signforge.data.splits import PreparedSplits
 from signforge.errors import SignforgeError
 from signforge.gan.checkpoint import list_checkpoints
+from signforge.gan.metrics import Status
 from signforge.gan.run import run_training
-from signforge.gan.training import Status
 
 FILES = {
     "class_balance.png",

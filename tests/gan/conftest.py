@@ -1,6 +1,6 @@
 """Tiny coloured classes, a config that trains on them in a moment, and an untrained sampler."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 
 import pytest
 import torch
@@ -12,15 +12,6 @@ from signforge.gan.sampler import GanSampler, GeneratorCard, build_generator
 NAMES = ("stop", "yield", "no entry")
 MakeTrain = Callable[..., LabeledImages]
 MakeConfig = Callable[..., GanConfig]
-
-
-@pytest.fixture(autouse=True, scope="module")
-def one_thread() -> Iterator[None]:
-    """Tensors this small gain nothing from threads, which crawl where the cores are busy."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 @pytest.fixture(scope="session")

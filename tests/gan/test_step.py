@@ -1,0 +1,117 @@
+import json
+from dataclasses import asdict
+from pathlib import Path
+
+import pytest
+import torch
+
+from signforge.gan import losses
+from signforge.gan.batches import BatchSource
+from signforge.gan.step import build_training_state, gan_step, measure_images_per_second
+from signforge.seeds import derive_seed
+
+CPU = torch.device("cpu")
+GOLDEN = Path(__file__).with_name("golden_losses.json")
+
+
+def run_steps(config, train, steps):
+    """Losses and state after so many steps, as ``train_cgan`` takes them."""
+    state = build_training_state(
+        config, num_classes=train.num_classes, resolution=train.resolution, device=CPU
+    )
+    batches = BatchSource(train, config.class_prior, CPU)
+    values = []
+    for step in range(steps):
+        rng = torch.Generator().manual_seed(derive_seed(config.seed, step))
+        penalty = step % config.r1_every_steps == 0
+        values.append(gan_step(state, batches, config, rng, with_penalty=penalty))
+    return values, state
+
+
+def weights(state):
+    return {
+        f"{name}.{key}": value.clone()
+        for name, module in state.modules().items()
+        for key, value in module.state_dict().items()
+    }
+
+
+def test_losses_of_twenty_steps_are_the_golden_ones(make_config, make_train):
+    # To renew the file on purpose, store what the failing test prints.
+    values, _ = run_steps(make_config(), make_train(), 20)
+    fresh = [{key: round(float(v), 6) for key, v in asdict(step).items()} for step in values]
+    golden = json.loads(GOLDEN.read_text())
+    assert len(golden) == 20
+    for got, wanted in zip(fresh, golden, strict=True):
+        assert got == pytest.approx(wanted, rel=1e-3, abs=2e-4), json.dumps(fresh)
+
+
+def test_a_step_moves_both_players_and_gives_finite_scalars(make_config, make_train):
+    config, train = make_config(), make_train()
+    _, start = run_steps(config, train, 0)
+    values, state = run_steps(config, train, 1)
+    for value in asdict(values[0]).values():
+        assert value.shape == ()
+        assert value.isfinite()
+        assert not value.requires_grad
+    before, after = weights(start), weights(state)
+    for name, module in state.modules().items():
+        for key, _ in module.named_parameters():
+            same = torch.equal(before[f"{name}.{key}"], after[f"{name}.{key}"])
+            assert same == (name == "ema"), f"{name}.{key}"
+    assert all(p.requires_grad for p in state.discriminator.parameters())
+
+
+def test_each_player_gets_gradients_from_its_own_loss_only(make_config, make_train, monkeypatch):
+    config, train = make_config(), make_train()
+    state = build_training_state(config, num_classes=3, resolution=8, device=CPU)
+    seen = {}
+    original = losses.generator_loss
+
+    def spy(fake_logits):
+        seen["generator"] = [p.grad for p in state.generator.parameters()]
+        seen["discriminator"] = [p.grad.clone() for p in state.discriminator.parameters()]
+        return original(fake_logits)
+
+    monkeypatch.setattr(losses, "generator_loss", spy)
+    rng = torch.Generator().manual_seed(0)
+    gan_step(state, BatchSource(train, "uniform", CPU), config, rng, with_penalty=True)
+    assert all(grad is None for grad in seen["generator"])
+    assert any(grad.abs().sum() > 0 for grad in seen["discriminator"])
+    after = [p.grad for p in state.discriminator.parameters()]
+    assert all(torch.equal(a, b) for a, b in zip(seen["discriminator"], after, strict=True))
+    assert any(p.grad.abs().sum() > 0 for p in state.generator.parameters())
+
+
+def test_the_penalty_changes_the_discriminator_but_not_the_loss(make_config, make_train):
+    train = make_train()
+    one, two = (run_steps(make_config(r1_gamma=gamma), train, 1) for gamma in (0.0, 1.0))
+    assert torch.equal(one[0][0].discriminator_loss, two[0][0].discriminator_loss)
+    a, b = weights(one[1]), weights(two[1])
+    assert any(not torch.equal(a[key], b[key]) for key in a if key.startswith("discriminator."))
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_the_same_seed_is_bit_identical_and_another_is_not(make_config, make_train, precision):
+    train = make_train()
+    one, two, other = (
+        run_steps(make_config(seed=seed, precision=precision), train, 3) for seed in (5, 5, 6)
+    )
+    assert one[0] == two[0]
+    a, b, c = weights(one[1]), weights(two[1]), weights(other[1])
+    assert all(torch.equal(a[key], b[key]) for key in a)
+    assert any(not torch.equal(a[key], c[key]) for key in a)
+
+
+def test_nothing_reads_or_moves_the_global_random_state(make_config, make_train):
+    before = torch.random.get_rng_state()
+    one = run_steps(make_config(), make_train(), 2)[0]
+    assert torch.equal(before, torch.random.get_rng_state())
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(123)
+        two = run_steps(make_config(), make_train(), 2)[0]
+    assert one == two
+
+
+def test_speed_is_measured_in_images_a_second(make_config, make_train):
+    assert measure_images_per_second(make_config(), make_train(), steps=2) > 1
