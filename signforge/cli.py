@@ -56,7 +56,9 @@ Minutes = Annotated[float | None, typer.Option(help="GAN training time at most."
 @data_app.command("inspect")
 def data_inspect(
     source: Annotated[str, typer.Argument(help=SOURCE_HELP)],
-    out: Annotated[Path | None, typer.Option(help="Folder for a bar chart and a grid.")] = None,
+    out: Annotated[Path, typer.Option(help="Folder for the bar chart and the grid.")] = Path(
+        "runs/inspect"
+    ),
     resolution: Resolution = None,
     crop: Crop = None,
     download: Download = False,

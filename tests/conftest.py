@@ -14,7 +14,7 @@ def data_root() -> Path:
     value = os.environ.get("SIGNFORGE_DATA")
     if not value:
         pytest.skip("SIGNFORGE_DATA is not set: it names the folder that holds gtsrb/")
-    root = Path(value)
+    root = Path(value).resolve()
     if not (root / "gtsrb").is_dir():
         pytest.skip(f"SIGNFORGE_DATA={value} holds no folder gtsrb/")
     return root

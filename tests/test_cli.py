@@ -46,6 +46,7 @@ def content(folder: Path) -> dict[str, str]:
 def own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("SIGNFORGE_CACHE", str(tmp_path_factory.mktemp("cache")))
+        patch.chdir(tmp_path_factory.mktemp("here"))
         yield
 
 
