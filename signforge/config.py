@@ -54,6 +54,8 @@ class GanConfig(Section):
     batch_size: int = Field(64, ge=2)
     generator_learning_rate: float = Field(4e-4, gt=0)
     discriminator_learning_rate: float = Field(4e-4, gt=0)
+    learning_rate_decay_from_kimg: float | None = Field(None, ge=0)
+    """From here both learning rates fall linearly, to zero at ``total_kimg``."""
     adam_beta1: float = Field(0.0, ge=0, lt=1)
     adam_beta2: float = Field(0.99, ge=0, lt=1)
     r1_gamma: float = Field(1.0, ge=0)

@@ -14,8 +14,8 @@ MEAN = (0.485, 0.456, 0.406)
 """RGB mean of ImageNet in [0, 1]: what most pretrained weights were trained with."""
 STD = (0.229, 0.224, 0.225)
 
-MAX_ROTATION_DEGREES = 10.0
-MAX_SHIFT = 0.1
+MAX_ROTATION_DEGREES = 7.0
+MAX_SHIFT = 0.05
 """Largest shift on either axis, as a share of the image side."""
 MAX_SCALE = 0.1
 """Sizes lie within 1 - MAX_SCALE .. 1 + MAX_SCALE."""

@@ -24,6 +24,7 @@ MAY_DIFFER_ON_RESUME = frozenset(
     {
         "gan.total_kimg",
         "gan.max_minutes",
+        "gan.learning_rate_decay_from_kimg",
         "gan.status_every_kimg",
         "gan.samples_every_kimg",
         "gan.checkpoint_every_kimg",

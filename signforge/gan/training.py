@@ -89,6 +89,7 @@ def train_cgan(
     status_from, status_started, collected = progress.seen_images, time.perf_counter(), []
     while not _finished(config, progress) and not events.should_stop():
         rng = torch.Generator(device).manual_seed(derive_seed(config.seed, progress.step))
+        _set_learning_rates(state, config, progress.seen_kimg)
         with_penalty = progress.step % config.r1_every_steps == 0
         collected.append(gan_step(state, batches, config, rng, with_penalty=with_penalty))
         decay = ema_decay(config.batch_size, config.ema_halflife_kimg, progress.seen_kimg)
@@ -122,6 +123,24 @@ def train_cgan(
     final = _current_sampler(config, state, train, progress, batches)
     save_sampler(run, final.generator, final.card)
     return progress
+
+
+def learning_rate_factor(config: GanConfig, seen_kimg: float) -> float:
+    """1 until ``learning_rate_decay_from_kimg``, then linearly down to 0 at ``total_kimg``."""
+    start = config.learning_rate_decay_from_kimg
+    if start is None or seen_kimg <= start:
+        return 1.0
+    return max(1 - (seen_kimg - start) / max(config.total_kimg - start, 1e-9), 0.0)
+
+
+def _set_learning_rates(state: TrainingState, config: GanConfig, seen_kimg: float) -> None:
+    factor = learning_rate_factor(config, seen_kimg)
+    for optimizer, rate in (
+        (state.generator_optimizer, config.generator_learning_rate),
+        (state.discriminator_optimizer, config.discriminator_learning_rate),
+    ):
+        for group in optimizer.param_groups:
+            group["lr"] = rate * factor
 
 
 def _start(run: Path, state: TrainingState, resume: bool) -> Progress:
