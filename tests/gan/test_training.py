@@ -5,11 +5,12 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import load_file
 
 from signforge.errors import SignforgeError
 from signforge.gan import losses
 from signforge.gan.checkpoint import STATE, list_checkpoints
-from signforge.gan.training import TrainingEvents, train_cgan
+from signforge.gan.training import TrainingEvents, learning_rate_factor, train_cgan
 
 
 def stop_after(steps: int) -> TrainingEvents:
@@ -44,11 +45,12 @@ def test_training_tells_the_classes_apart(make_config, make_train, tmp_path):
     assert (torch.cdist(fakes, centres).argmin(dim=1) == labels).float().mean() > 0.8
 
 
-@pytest.mark.parametrize("stop", [1, 5, 11])
+@pytest.mark.parametrize(("stop", "decay_from_kimg"), [(1, None), (5, 0.048), (11, 0.0)])
 def test_a_resumed_run_equals_the_uninterrupted_one_bit_for_bit(
-    make_config, make_train, tmp_path, stop
+    make_config, make_train, tmp_path, stop, decay_from_kimg
 ):
-    config, train = make_config(), make_train()
+    config = make_config(learning_rate_decay_from_kimg=decay_from_kimg)
+    train = make_train()
     whole, parts = tmp_path / "whole", tmp_path / "parts"
     assert train_cgan(config, train, whole).step == 12
     assert train_cgan(config, train, parts, events=stop_after(stop)).step == stop
@@ -186,3 +188,25 @@ def test_on_status_gets_what_metrics_hold(make_config, make_train, tmp_path):
     lines = (tmp_path / "metrics.jsonl").read_text().splitlines()
     assert [json.loads(line) for line in lines] == seen
     assert [status["seen_kimg"] for status in seen] == [0.008, 0.016, 0.024]
+
+
+def test_the_learning_rate_falls_linearly_to_zero_at_the_end(make_config):
+    config = make_config(total_kimg=10.0, learning_rate_decay_from_kimg=6.0)
+    factors = [learning_rate_factor(config, seen) for seen in (0.0, 6.0, 7.0, 9.0, 10.0, 11.0)]
+    assert factors == pytest.approx([1.0, 1.0, 0.75, 0.25, 0.0, 0.0])
+    assert learning_rate_factor(make_config(total_kimg=10.0), 9.9) == 1.0
+
+
+def test_the_last_step_is_small_where_the_learning_rate_has_fallen(
+    make_config, make_train, tmp_path
+):
+    def last_move(decay_from_kimg, run):
+        config = make_config(learning_rate_decay_from_kimg=decay_from_kimg)
+        weights = []
+        for events in (stop_after(11), TrainingEvents()):
+            train_cgan(config, make_train(), run, events=events, resume=bool(weights))
+            state = load_file(list_checkpoints(run)[-1] / STATE)
+            weights.append(state["generator.seed.weight"])
+        return float((weights[1] - weights[0]).abs().max())
+
+    assert 0 < last_move(0.0, tmp_path / "falling") < last_move(None, tmp_path / "constant") / 4
