@@ -184,7 +184,9 @@ def test_nothing_trains_around_a_truncated_image(
 def test_many_truncated_images_are_one_sentence(truncated: Path) -> None:
     for name in ("0.ppm", "2.ppm"):
         (truncated / "b" / name).write_bytes(b"P6\n16 16\n255\n")
-    assert "(2 more: see `signforge data inspect`)" in refusal(*TRAIN, "--data", truncated)
+    assert "; 2 more files are unreadable, see `signforge data inspect`." in refusal(
+        *TRAIN, "--data", truncated
+    )
 
 
 def test_a_csv_that_names_a_missing_file(gtsrb: Path) -> None:

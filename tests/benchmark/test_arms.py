@@ -95,7 +95,7 @@ def test_synthetic_needs_a_generator(splits):
 def test_unknown_arms_are_named_with_the_known_ones():
     with pytest.raises(
         SignforgeError,
-        match=r"'oversampel': did you mean oversample\? Known arms: real, oversample, synthetic",
+        match=r"'oversampel' \(did you mean oversample\?\): the arms are real, oversample",
     ):
         select_arms(["real", "oversampel"])
     with pytest.raises(SignforgeError, match="No arm"):

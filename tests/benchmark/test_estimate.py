@@ -26,7 +26,7 @@ def test_a_plan_names_what_would_be_done_and_writes_nothing(config, splits, samp
     assert plan.total_seconds == pytest.approx(plan.extractor_seconds + 6 * plan.classifier_seconds)
     text = "\n".join(plan.lines)
     assert "190 images to train on (6 to 120 a class, imbalance ratio 20.0)" in text
-    assert "Balancing adds 290 images: 120 to 120 a class." in text
+    assert "Balancing adds 290 images and leaves 120 a class." in text
     assert "6 (real, oversample, synthetic with seeds 0, 1), test_resnet, 3 steps of 16" in text
     assert str(run_dir) in text
     assert "GAN:" not in text

@@ -124,7 +124,7 @@ def test_the_fingerprint_knows_order_classes_and_shape_but_no_names():
         images.subset(torch.arange(5)),
         replace(images, class_names=("cat", "dog", "eels")),
         replace(images, class_names=("cat", "dog", "eel", "fox")),
-        replace(images, images=images.images.view(6, 3, 2, 8)),
+        replace(images, images=images.images[:, :, :2, :2]),
     ]
     prints = {other.fingerprint for other in others}
     assert len(prints) == len(others)

@@ -12,14 +12,14 @@ from signforge.errors import SignforgeError
 
 
 def test_one_unreadable_file_is_one_sentence():
-    sentence = unreadable_sentence(("a/b.png is truncated.",))
+    sentence = unreadable_sentence(("a/b.png is truncated; replace or remove it.",))
     assert sentence == "a/b.png is truncated; replace or remove it."
 
 
 def test_several_unreadable_files_are_counted():
-    sentence = unreadable_sentence(("a.png is truncated.", "b.png is empty.", "c.png is empty."))
+    sentence = unreadable_sentence(("a.png is empty; remove it.", "b.png ...", "c.png ..."))
     assert sentence == (
-        "a.png is truncated (2 more: see `signforge data inspect`); replace or remove it."
+        "a.png is empty; remove it; 2 more files are unreadable, see `signforge data inspect`."
     )
 
 
