@@ -554,7 +554,11 @@ def test_a_stopped_training_goes_on(
 ) -> None:
     run = tmp_path / "run"
     args = program(*train_args(signs, run, "--json", kimg=100_000))
-    training = subprocess.Popen(args, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    # As many threads as the parts that run in this process: their number changes the last bits.
+    one_thread = {**os.environ, "OMP_NUM_THREADS": "1"}
+    training = subprocess.Popen(
+        args, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=one_thread
+    )
     try:
         deadline = time.monotonic() + 120
         while not (run / "metrics.jsonl").exists():
