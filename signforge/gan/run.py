@@ -75,18 +75,6 @@ def run_training(
     return sampler
 
 
-def resumed_config(run: Path, config: Config) -> Config:
-    """The config that ``run`` was started with, but as long as ``config`` says."""
-    recorded = load_config(run / "config.yaml")
-    lengths = {key: getattr(config.gan, key) for key in ("total_kimg", "max_minutes")}
-    return replace_gan(recorded, lengths)
-
-
-def replace_gan(config: Config, values: dict[str, Any]) -> Config:
-    """``config`` with some keys of its gan section changed."""
-    return config.model_copy(update={"gan": config.gan.model_copy(update=values)})
-
-
 def save_sample_grid(path: Path, sampler: ClassConditionalSampler) -> None:
     """A PNG of ``GRID_COLUMNS`` samples a class, one row a class, the same latents every time."""
     labels = torch.arange(sampler.num_classes).repeat_interleave(GRID_COLUMNS)

@@ -12,13 +12,15 @@ from signforge.data.splits import PreparedSplits
 from signforge.errors import SignforgeError
 from signforge.gan.checkpoint import list_checkpoints
 from signforge.gan.run import (
-    replace_gan,
-    resumed_config,
     row_names,
     run_training,
     save_sample_grid,
 )
 from signforge.gan.sampler import load_sampler
+
+
+def replace_gan(config, values):
+    return config.model_copy(update={"gan": config.gan.model_copy(update=values)})
 
 
 @pytest.fixture(scope="module")
@@ -122,16 +124,9 @@ def test_an_interrupted_run_can_be_sampled_and_resumed_to_the_same_end(
 
 def test_a_longer_run_may_go_on(run, config, splits):
     longer = replace_gan(config, {"total_kimg": 0.12})
-    assert resumed_config(run, longer).gan == longer.gan
     sampler = run_training(longer, splits, run, resume=True)
     assert sampler.card.seen_kimg == 0.12
     assert load_config(run / "config.yaml") == longer
-
-
-def test_resumed_config_takes_only_the_length_from_the_new_one(run, config):
-    other = replace_gan(config, {"total_kimg": 7.0, "max_minutes": 3.0, "seed": 9})
-    resumed = resumed_config(run, other)
-    assert resumed == replace_gan(config, {"total_kimg": 7.0, "max_minutes": 3.0})
 
 
 def test_resume_with_another_config_names_the_keys(run, config, splits):
