@@ -217,7 +217,6 @@ def benchmark(
     json_output: Json = False,
 ) -> None:
     """Train a classifier with and without balancing, and say what each remedy gained."""
-    from signforge.benchmark.arms import select_arms
     from signforge.benchmark.estimate import dry_run as estimate
     from signforge.benchmark.job import JobDisplay, Stopped, find_generator, run_main_job
     from signforge.benchmark.report import arms_table
@@ -250,7 +249,6 @@ def benchmark(
         "benchmark.seeds": seeds,
     }
     resolved = _config(config, settings, flags)
-    select_arms(resolved.benchmark.arms)
     resolved = resolved.model_copy(update={"data": download_if_asked(resolved.data, download)})
     track = rich_track(console)
     splits = load_prepared_splits(resolved.data, track=track)
