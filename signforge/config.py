@@ -41,6 +41,8 @@ class DataConfig(Section):
     """Cuts training to an exponential long tail of this n_max / n_min, by whole groups."""
     demo_scale: float = Field(0.1, gt=0, le=1)
     """Demo only: share of GTSRB's own class counts that is drawn."""
+    classes: tuple[str, ...] | None = None
+    """Names or ids of the only classes to use, numbered anew from 0; None uses all."""
 
 
 class GanConfig(Section):
@@ -51,6 +53,10 @@ class GanConfig(Section):
     """Channels at the highest resolution; they double with every halving, up to 8 times this."""
     embedding_dim: int = Field(64, ge=1)
     """Width of the class embedding that conditions the generator's batch norms."""
+    upsample: Literal["transposed", "resize"] = "transposed"
+    """How the generator doubles the resolution: transposed convolution, or nearest + 3x3."""
+    discriminator_dropout: float = Field(0.0, ge=0, lt=1)
+    """Share of the discriminator's last feature maps that is dropped."""
     batch_size: int = Field(64, ge=2)
     generator_learning_rate: float = Field(4e-4, gt=0)
     discriminator_learning_rate: float = Field(4e-4, gt=0)
@@ -58,13 +64,29 @@ class GanConfig(Section):
     """From here both learning rates fall linearly, to zero at ``total_kimg``."""
     adam_beta1: float = Field(0.0, ge=0, lt=1)
     adam_beta2: float = Field(0.99, ge=0, lt=1)
+    loss: Literal["logistic", "relativistic"] = "logistic"
+    """``relativistic`` compares each fake with a real image of its class, and penalises the
+    gradient on fakes too."""
     r1_gamma: float = Field(1.0, ge=0)
     """Weight of the gradient penalty on real images."""
     r1_every_steps: int = Field(8, ge=1)
-    class_prior: Literal["empirical", "uniform"] = "uniform"
-    """Label distribution that both real and fake batches are drawn from."""
-    augment: tuple[Literal["color", "translation", "cutout"], ...] = ("color", "translation")
+    lecam_weight: float = Field(0.0, ge=0)
+    """Weight of the pull of logits towards the other side's moving average."""
+    gsr_weight: float = Field(0.0, ge=0)
+    """Weight of the group spectral regularisation of the generator's class-conditional norms."""
+    guide_weight: float = Field(0.1, ge=0)
+    """Weight of the guide, a classifier of real images, in the generator's loss; 0 trains none."""
+    guide_margin: float = Field(0.2, ge=0)
+    """Cross-entropy in nats below which the guide is content with a fake."""
+    guide_steps: int = Field(1500, ge=1)
+    """Optimizer steps of the guide, before the GAN's first."""
+    class_prior: Literal["empirical", "tempered", "uniform"] = "uniform"
+    """Label distribution that both real and fake batches are drawn from; ``tempered`` is
+    proportional to the square root of the class counts."""
+    augment: tuple[Literal["color", "translation", "geometric", "cutout"], ...] = ()
     """Differentiable augmentations applied to all the discriminator sees; never flips."""
+    augment_probability: float = Field(1.0, gt=0, le=1)
+    """Share of the images that are augmented."""
     ema_halflife_kimg: float = Field(5.0, gt=0)
     total_kimg: float = Field(400.0, gt=0)
     """Training length in thousands of real images shown to the discriminator."""
@@ -73,7 +95,23 @@ class GanConfig(Section):
     status_every_kimg: float = Field(4.0, gt=0)
     samples_every_kimg: float = Field(40.0, gt=0)
     checkpoint_every_kimg: float = Field(40.0, gt=0)
+    checkpoint_every_minutes: float | None = Field(10.0, gt=0)
+    """Saves as well whenever this much training time has passed since the last save."""
     keep_checkpoints: int = Field(2, ge=1)
+    """Newest checkpoints to keep, beside the best by validation Frechet distance."""
+    max_rollbacks: int = Field(3, ge=0)
+    """How often a non-finite loss or gradient may send the run back to its last good state, each
+    time at half the learning rates, before it gives up."""
+    probe_every_kimg: float | None = Field(None, gt=0)
+    """Judges samples against the validation split this often; None never does."""
+    probe_classifier: str = "resnet18"
+    """timm model that is trained on the real training split to judge samples with."""
+    probe_steps: int = Field(400, ge=1)
+    """Optimizer steps of the probe's classifier."""
+    trackers: tuple[Literal["tensorboard", "mlflow", "wandb"], ...] = ()
+    """Where metrics go beside metrics.jsonl; needs the extra ``signforge[trackers]``."""
+    compile: bool = False
+    """``torch.compile`` for both networks; pays on GPUs and for long runs."""
     seed: int = 0
     precision: Literal["auto", "fp32", "bf16"] = "auto"
     """``auto`` is bf16 autocast where the hardware multiplies bf16 natively."""

@@ -3,6 +3,7 @@
 Flips are left out on purpose: mirrored, a "keep right" is a "keep left".
 """
 
+import math
 from collections.abc import Sequence
 
 import torch
@@ -10,18 +11,28 @@ from torch import Tensor
 from torch.nn import functional as F
 
 
-def diff_augment(images: Tensor, policy: Sequence[str], rng: torch.Generator) -> Tensor:
-    """Applies ``color``, ``translation`` and ``cutout`` of ``policy``, one draw per image.
+def diff_augment(
+    images: Tensor, policy: Sequence[str], rng: torch.Generator, probability: float = 1.0
+) -> Tensor:
+    """Applies ``color``, ``translation``, ``geometric`` and ``cutout`` of ``policy``, one draw per
+    image, to a random share ``probability`` of the images.
 
     images: float (N, 3, H, W) in -1..1 -> the same shape; differentiable in images.
     """
+    if not policy:
+        return images
+    augmented = images
     if "color" in policy:
-        images = _color(images, rng)
+        augmented = _color(augmented, rng)
     if "translation" in policy:
-        images = _translation(images, rng)
+        augmented = _translation(augmented, rng)
+    if "geometric" in policy:
+        augmented = _geometric(augmented, rng)
     if "cutout" in policy:
-        images = _cutout(images, rng)
-    return images
+        augmented = _cutout(augmented, rng)
+    if probability < 1:
+        augmented = torch.where(_uniform(images, rng) < probability, augmented, images)
+    return augmented
 
 
 def _uniform(images: Tensor, rng: torch.Generator) -> Tensor:
@@ -52,6 +63,17 @@ def _translation(images: Tensor, rng: torch.Generator, ratio: float = 0.125) -> 
         image[:, None, None], rows[:, :, None], columns[:, None, :]
     ]
     return shifted.permute(0, 3, 1, 2)
+
+
+def _geometric(images: Tensor, rng: torch.Generator) -> Tensor:
+    """Turns by up to 10 degrees and scales by up to 10 %; edges are repeated."""
+    angle = (_uniform(images, rng).view(-1) - 0.5) * math.radians(20)
+    scale = 1 + (_uniform(images, rng).view(-1) - 0.5) * 0.2
+    cos, sin, zero = angle.cos() * scale, angle.sin() * scale, torch.zeros_like(angle)
+    matrices = torch.stack([cos, -sin, zero, sin, cos, zero], dim=1).view(-1, 2, 3)
+    with torch.autocast(images.device.type, enabled=False):  # bf16 is too coarse for coordinates
+        grid = F.affine_grid(matrices.to(images.dtype), list(images.shape), align_corners=False)
+        return F.grid_sample(images, grid, padding_mode="border", align_corners=False)
 
 
 def _cutout(images: Tensor, rng: torch.Generator, ratio: float = 0.5) -> Tensor:

@@ -18,7 +18,8 @@ class BatchSource:
         self.counts = counts.to(device)
         self.starts = (counts.cumsum(0) - counts).to(device)
         present = counts > 0
-        prior = counts.float() if class_prior == "empirical" else present.float()
+        power = {"empirical": 1.0, "tempered": 0.5, "uniform": 0.0}[class_prior]
+        prior = present * counts.float() ** power
         self.prior = (prior / prior.sum()).to(device)
 
     def labels(self, n: int, rng: torch.Generator) -> Tensor:
@@ -28,7 +29,11 @@ class BatchSource:
     def batch(self, n: int, rng: torch.Generator) -> tuple[Tensor, Tensor]:
         """Real images float (n, 3, H, W) in -1..1 and their labels int64 (n,)."""
         labels = self.labels(n, rng)
-        offsets = torch.rand(n, generator=rng, device=self.device, dtype=torch.float64)
+        return self.images_of(labels, rng), labels
+
+    def images_of(self, labels: Tensor, rng: torch.Generator) -> Tensor:
+        """One random real image of each label, float (n, 3, H, W) in -1..1."""
+        offsets = torch.rand(len(labels), generator=rng, device=self.device, dtype=torch.float64)
         counts = self.counts[labels]
         rows = self.starts[labels] + torch.minimum((offsets * counts).long(), counts - 1)
-        return from_uint8(self.images[rows]), labels
+        return from_uint8(self.images[rows])

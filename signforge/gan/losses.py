@@ -1,5 +1,9 @@
-"""Losses of the adversarial game: non-saturating logistic (Goodfellow et al. 2014, section 3) with
-the zero-centred gradient penalty R1 on real images (Mescheder et al. 2018, eq. 9)."""
+"""Losses of the adversarial game, and the regularisers that an ablation may add to them.
+
+Non-saturating logistic (Goodfellow et al. 2014, section 3), its relativistic pairing (Huang et al.
+2024, R3GAN, eq. 2), the zero-centred gradient penalty R1 (Mescheder et al. 2018, eq. 9), LeCam
+(Tseng et al. 2021, eq. 3) and group spectral regularisation (Rangwani et al. 2022, eq. 4-6).
+"""
 
 import torch
 from torch import Tensor
@@ -16,6 +20,15 @@ def generator_loss(fake_logits: Tensor) -> Tensor:
     return F.softplus(-fake_logits).mean()
 
 
+def relativistic_loss(wanted_logits: Tensor, unwanted_logits: Tensor) -> Tensor:
+    """mean(-log s(wanted - unwanted)) over pairs; (N,), (N,) -> scalar.
+
+    Wanted are the real ones for the discriminator, the fakes for the generator; image i of both
+    must be of one class.
+    """
+    return F.softplus(unwanted_logits - wanted_logits).mean()
+
+
 def r1_penalty(real_logits: Tensor, real: Tensor) -> Tensor:
     """mean(|grad_x D(x)|^2) / 2 over real images float (N, 3, H, W) -> scalar, differentiable.
 
@@ -23,3 +36,41 @@ def r1_penalty(real_logits: Tensor, real: Tensor) -> Tensor:
     """
     (gradient,) = torch.autograd.grad(real_logits.sum(), real, create_graph=True)
     return gradient.square().sum(dim=(1, 2, 3)).mean() / 2
+
+
+def lecam_penalty(real_logits: Tensor, fake_logits: Tensor, anchors: Tensor) -> Tensor:
+    """mean(max(D(real) - a_fake, 0)^2) + mean(max(a_real - D(fake), 0)^2) -> scalar.
+
+    anchors: float (2,), moving averages (a_real, a_fake) of the logits. The squares are one-sided
+    as in the authors' code: only logits that lie beyond the other side's anchor are pulled back.
+    """
+    return (
+        F.relu(real_logits - anchors[1]).square().mean()
+        + F.relu(anchors[0] - fake_logits).square().mean()
+    )
+
+
+def effective_num_samples(class_counts: Tensor, beta: float) -> Tensor:
+    """(1 - beta^n) / (1 - beta), int64 (C,) -> float32 (C,) (Cui et al. 2019, eq. 2)."""
+    numbers: Tensor = (1 - beta ** class_counts.double()) / (1 - beta)
+    return numbers.float()
+
+
+def group_spectral_penalty(vectors: Tensor, class_counts: Tensor, *, beta: float = 0.99) -> Tensor:
+    """Weighted mean over classes of the squared spectral norm of each class's norm parameters.
+
+    vectors: float (C, channels), the gains or biases that a conditional batch norm gives each
+    class. Each is folded into a matrix, as square as its length allows; a class that has collapsed
+    shows a large spectral norm. Weights are the inverse effective numbers, with mean 1.
+    """
+    num_classes, channels = vectors.shape
+    matrices = vectors.float().reshape(num_classes, squarest_divisor(channels), -1)
+    weights = 1 / effective_num_samples(class_counts, beta)
+    weights = weights / weights.mean()
+    norms: Tensor = torch.linalg.matrix_norm(matrices, ord=2)
+    return (weights * norms.square()).mean()
+
+
+def squarest_divisor(channels: int) -> int:
+    """The largest divisor that is not above the square root."""
+    return max(d for d in range(1, int(channels**0.5) + 1) if channels % d == 0)

@@ -7,6 +7,8 @@ penalty (losses.py) instead of spectral norm: see benchmarks/gan_recipe.md.
 """
 
 import math
+from collections.abc import Iterable
+from typing import Literal, cast
 
 import torch
 from torch import Tensor, nn
@@ -15,6 +17,9 @@ from torch.nn import functional as F
 from signforge.errors import SignforgeError
 
 LOWEST_RESOLUTION = 4
+FEATURE_GAIN = 4.0
+"""Makes the features that the class embedding is projected on as large as a sum over the 4x4 map
+would be; without it the conditional term starts too small to teach the classes apart."""
 
 
 def channels_by_resolution(resolution: int, base_channels: int) -> dict[int, int]:
@@ -72,6 +77,7 @@ class ConditionalGenerator(nn.Module):
         z_dim: int,
         base_channels: int,
         embedding_dim: int,
+        upsample: Literal["transposed", "resize"] = "transposed",
     ) -> None:
         super().__init__()
         self.num_classes = num_classes
@@ -82,48 +88,103 @@ class ConditionalGenerator(nn.Module):
         self.embedding = nn.Embedding(num_classes, embedding_dim)
         self.seed = nn.Linear(condition_dim, channels[0] * LOWEST_RESOLUTION**2)
         self.norms = nn.ModuleList(ConditionalBatchNorm2d(c, condition_dim) for c in channels)
-        # Kernel 4 at stride 2 covers every output pixel equally often: no checkerboard.
+        build_upsample = _transposed if upsample == "transposed" else _resize
         self.upsamples = nn.ModuleList(
-            nn.ConvTranspose2d(c_in, c_out, 4, stride=2, padding=1, bias=False)
+            build_upsample(c_in, c_out)
             for c_in, c_out in zip(channels, [*channels[1:], channels[-1]], strict=True)
         )
         self.last_norm = nn.BatchNorm2d(channels[-1])
         self.to_rgb = nn.Conv2d(channels[-1], 3, 3, padding=1)
-        for layer in (self.seed, *self.upsamples, self.to_rgb):
-            nn.init.orthogonal_(layer.weight)
+        for module in self.modules():
+            if isinstance(module, nn.Conv2d | nn.ConvTranspose2d) or module is self.seed:
+                nn.init.orthogonal_(module.weight)
 
     def forward(self, z: Tensor, labels: Tensor) -> Tensor:
-        embedded = F.normalize(self.embedding(labels), dim=1) * math.sqrt(
-            self.embedding.embedding_dim
-        )
-        condition = torch.cat([z, embedded], dim=1)
+        condition = torch.cat([z, self._embed(labels)], dim=1)
         x = self.seed(condition).unflatten(1, (-1, LOWEST_RESOLUTION, LOWEST_RESOLUTION))
         x = x.contiguous(memory_format=torch.channels_last)
         for norm, upsample in zip(self.norms, self.upsamples, strict=True):
             x = upsample(F.relu(norm(x, condition)))
         return torch.tanh(self.to_rgb(F.relu(self.last_norm(x))).float())
 
+    def class_norm_parameters(self) -> list[Tensor]:
+        """What each class alone adds to every conditional norm: gains and biases, (C, channels)."""
+        classes = self._embed(torch.arange(self.num_classes, device=self.embedding.weight.device))
+        norms = cast(Iterable[ConditionalBatchNorm2d], self.norms)
+        layers = [layer for norm in norms for layer in (norm.gain, norm.bias)]
+        return [classes @ layer.weight[:, self.z_dim :].T for layer in layers]
+
+    def _embed(self, labels: Tensor) -> Tensor:
+        embedded: Tensor = F.normalize(self.embedding(labels), dim=1)
+        return embedded * math.sqrt(self.embedding.embedding_dim)
+
+
+def _transposed(c_in: int, c_out: int) -> nn.Module:
+    """Kernel 4 at stride 2 covers every output pixel equally often: no checkerboard by design."""
+    return nn.ConvTranspose2d(c_in, c_out, 4, stride=2, padding=1, bias=False)
+
+
+def _resize(c_in: int, c_out: int) -> nn.Module:
+    return nn.Sequential(
+        nn.Upsample(scale_factor=2), nn.Conv2d(c_in, c_out, 3, padding=1, bias=False)
+    )
+
 
 class ProjectionDiscriminator(nn.Module):
-    """images float (N, 3, resolution, resolution), labels int64 (N,) -> logits float (N,)."""
+    """images float (N, 3, resolution, resolution), labels int64 (N,) -> logits float (N,).
 
-    def __init__(self, *, num_classes: int, resolution: int, base_channels: int) -> None:
+    The last 4x4 map is flattened, not pooled: where a stroke lies is what tells a 3 from an 8. It
+    also holds the mean standard deviation within groups of ``stddev_group`` images (Karras et al.
+    2018, section 3), so that fakes with too little variety are told by it. N must be a
+    multiple of ``stddev_group``.
+    """
+
+    logit_anchors: Tensor
+    """float (2,): moving averages of the logits of real and fake images, for LeCam."""
+
+    def __init__(
+        self,
+        *,
+        num_classes: int,
+        resolution: int,
+        base_channels: int,
+        stddev_group: int,
+        dropout: float = 0.0,
+    ) -> None:
         super().__init__()
+        self.stddev_group = stddev_group
         channels = list(reversed(channels_by_resolution(resolution, base_channels).values()))
         self.downsamples = nn.ModuleList(
             nn.Conv2d(c_in, c_out, 4, stride=2, padding=1)
             for c_in, c_out in zip([3, *channels], channels, strict=False)
         )
         top = channels[-1]
-        self.top = nn.Conv2d(top, top, 3, padding=1)
+        self.dropout = nn.Dropout2d(dropout)
+        self.top = nn.Conv2d(top + 1, top, 3, padding=1)
+        self.flat = nn.Linear(top * LOWEST_RESOLUTION**2, top)
         self.linear = nn.Linear(top, 1)
         self.embedding = nn.Embedding(num_classes, top)
+        self.register_buffer("logit_anchors", torch.zeros(2))
 
     def forward(self, images: Tensor, labels: Tensor) -> Tensor:
         x = images.contiguous(memory_format=torch.channels_last)
         for downsample in self.downsamples:
             x = F.leaky_relu(downsample(x), 0.2)
-        features = F.leaky_relu(self.top(x), 0.2).float().sum(dim=(2, 3))
+        x = append_group_stddev(self.dropout(x), self.stddev_group)
+        x = F.leaky_relu(self.top(x), 0.2)
+        features = FEATURE_GAIN * F.leaky_relu(self.flat(x.flatten(1)), 0.2).float()
         unconditional: Tensor = self.linear(features).float().squeeze(1)
         conditional: Tensor = (self.embedding(labels) * features).sum(dim=1)
         return unconditional + conditional
+
+
+def append_group_stddev(x: Tensor, group: int) -> Tensor:
+    """float (N, C, H, W) -> (N, C + 1, H, W): one more channel with, for each run of ``group``
+    images, the mean over C, H and W of the standard deviation within the run."""
+    n, channels, height, width = x.shape
+    variance = (
+        x.float().reshape(n // group, group, channels, height, width).var(dim=1, unbiased=False)
+    )
+    stddev = (variance + 1e-8).sqrt().mean(dim=(1, 2, 3))
+    plane = stddev.repeat_interleave(group)[:, None, None, None].expand(n, 1, height, width)
+    return torch.cat([x, plane.to(x.dtype)], dim=1)

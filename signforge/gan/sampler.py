@@ -50,8 +50,9 @@ class GeneratorCard(Section):
     """Training images of each class that the GAN saw."""
     train_fingerprint: str
     seen_kimg: float
+    """How far training was at this generator: the best that a probe judged, else the last."""
     seconds: float
-    """Wall-clock seconds of training."""
+    """Wall-clock seconds of the whole training, also of what came after this generator."""
     weights_sha256: str
 
 
@@ -125,6 +126,7 @@ def build_generator(
         z_dim=config.z_dim,
         base_channels=config.base_channels,
         embedding_dim=config.embedding_dim,
+        upsample=config.upsample,
     )
 
 

@@ -1,9 +1,11 @@
 """One step of adversarial training: computes and updates, never logs or saves."""
 
+import math
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -16,8 +18,13 @@ from signforge.gan.augment import diff_augment
 from signforge.gan.batches import BatchSource
 from signforge.gan.checkpoint import TrainingState
 from signforge.gan.ema import ema_copy
-from signforge.gan.networks import ProjectionDiscriminator
+from signforge.gan.guide import build_guide, guide_loss
+from signforge.gan.networks import ConditionalGenerator, ProjectionDiscriminator
 from signforge.gan.sampler import build_generator
+
+STDDEV_GROUP = 8
+"""Images over which the discriminator sees the variety of a batch, where the batch divides."""
+ANCHOR_DECAY = 0.99
 
 
 @dataclass(frozen=True)
@@ -28,26 +35,39 @@ class StepValues:
     generator_loss: Tensor
     real_logits_mean: Tensor
     fake_logits_mean: Tensor
+    finite: Tensor
+    """bool: False where a loss or gradient was not, and that network was left as it was."""
 
 
 def build_training_state(
     config: GanConfig, *, num_classes: int, resolution: int, device: torch.device
 ) -> TrainingState:
-    """Networks and optimizers, initialised from ``config.seed`` without touching global state."""
+    """Networks and optimizers, initialised from ``config.seed`` without touching global state.
+
+    The guide is as yet untrained.
+    """
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(config.seed)
         generator = build_generator(config, num_classes=num_classes, resolution=resolution)
         discriminator = ProjectionDiscriminator(
-            num_classes=num_classes, resolution=resolution, base_channels=config.base_channels
+            num_classes=num_classes,
+            resolution=resolution,
+            base_channels=config.base_channels,
+            stddev_group=math.gcd(config.batch_size, STDDEV_GROUP),
+            dropout=config.discriminator_dropout,
         )
     for network in (generator, discriminator):
         network.to(device)
         network.to(memory_format=torch.channels_last)
+        if config.compile:
+            network.compile()  # in place: the names of the weights stay as they are
     betas = (config.adam_beta1, config.adam_beta2)
+    guided = config.guide_weight > 0 and num_classes > 1
     return TrainingState(
         generator=generator,
         discriminator=discriminator,
         ema=ema_copy(generator),
+        guide=build_guide(config, num_classes=num_classes, device=device) if guided else None,
         generator_optimizer=torch.optim.Adam(
             generator.parameters(), lr=config.generator_learning_rate, betas=betas, fused=True
         ),
@@ -74,39 +94,62 @@ def gan_step(
     it is only applied that often ("lazy regularisation", Karras et al. 2020, appendix B).
     """
     device, n = batches.device, config.batch_size
+    discriminator = cast(ProjectionDiscriminator, state.discriminator)
+    generator = cast(ConditionalGenerator, state.generator)
     z = torch.randn((2, n, config.z_dim), generator=rng, device=device)
 
-    real, real_labels = batches.batch(n, rng)
-    fake_labels = batches.labels(n, rng)
+    # Fakes have the labels of the real images, so that only looks can tell the two apart.
+    real, labels = batches.batch(n, rng)
     with autocast(device, config.precision):
         with torch.no_grad():
-            fake = state.generator(z[0], fake_labels)
-        both = diff_augment(torch.cat([real, fake]), config.augment, rng)
-        logits = state.discriminator(both, torch.cat([real_labels, fake_labels]))
+            fake = generator(z[0], labels)
+        both = augment(torch.cat([real, fake]), config, rng)
+        logits = discriminator(both, labels.repeat(2))
         real_logits, fake_logits = logits[:n], logits[n:]
-        discriminator_loss = losses.discriminator_loss(real_logits, fake_logits)
+        discriminator_loss = _discriminator_loss(config, real_logits, fake_logits)
+        regularised = discriminator_loss
+        if config.lecam_weight:
+            anchors = discriminator.logit_anchors
+            _follow(anchors, real_logits, fake_logits)
+            penalty = losses.lecam_penalty(real_logits, fake_logits, anchors)
+            regularised = regularised + config.lecam_weight * penalty
     state.discriminator_optimizer.zero_grad()
-    discriminator_loss.backward()  # type: ignore[no-untyped-call]
-    if with_penalty:
-        augmented = both[:n].detach().requires_grad_(True)
-        penalty = losses.r1_penalty(state.discriminator(augmented, real_labels), augmented)
-        (config.r1_gamma * config.r1_every_steps * penalty).backward()  # type: ignore[no-untyped-call]
-    state.discriminator_optimizer.step()
+    regularised.backward()  # type: ignore[no-untyped-call]
+    if with_penalty and config.r1_gamma:
+        gamma = config.r1_gamma * config.r1_every_steps
+        for images in torch.split(both, n)[: 2 if config.loss == "relativistic" else 1]:
+            inputs = images.detach().requires_grad_(True)
+            penalty = losses.r1_penalty(discriminator(inputs, labels), inputs)
+            (gamma * penalty).backward()  # type: ignore[no-untyped-call]
+    discriminator_finite = _update_if_finite(state.discriminator_optimizer, discriminator_loss)
 
-    fake_labels = batches.labels(n, rng)
-    with _frozen(state.discriminator), autocast(device, config.precision):
-        fake = state.generator(z[1], fake_labels)
-        generator_logits = state.discriminator(diff_augment(fake, config.augment, rng), fake_labels)
-        generator_loss = losses.generator_loss(generator_logits)
+    labels = batches.labels(n, rng)
+    with _frozen(discriminator), autocast(device, config.precision):
+        fake = augment(generator(z[1], labels), config, rng)
+        logits = discriminator(fake, labels)
+        if config.loss == "relativistic":
+            real = augment(batches.images_of(labels, rng), config, rng)
+            generator_loss = losses.relativistic_loss(logits, discriminator(real, labels))
+        else:
+            generator_loss = losses.generator_loss(logits)
+        regularised = generator_loss
+        if state.guide is not None:
+            missed = guide_loss(state.guide(fake), labels, config.guide_margin)
+            regularised = regularised + config.guide_weight * missed
+        if config.gsr_weight:
+            vectors = generator.class_norm_parameters()
+            penalties = [losses.group_spectral_penalty(v, batches.counts) for v in vectors]
+            regularised = regularised + config.gsr_weight * torch.stack(penalties).mean()
     state.generator_optimizer.zero_grad()
-    generator_loss.backward()  # type: ignore[no-untyped-call]
-    state.generator_optimizer.step()
+    regularised.backward()  # type: ignore[no-untyped-call]
+    generator_finite = _update_if_finite(state.generator_optimizer, generator_loss)
 
     return StepValues(
         discriminator_loss=discriminator_loss.detach(),
         generator_loss=generator_loss.detach(),
         real_logits_mean=real_logits.detach().mean(),
         fake_logits_mean=fake_logits.detach().mean(),
+        finite=discriminator_finite & generator_finite,
     )
 
 
@@ -126,6 +169,44 @@ def measure_images_per_second(config: GanConfig, train: LabeledImages, steps: in
         values = gan_step(state, batches, config, rng, with_penalty=with_penalty)
     values.generator_loss.item()  # waits for the device
     return steps * config.batch_size / (time.perf_counter() - started)
+
+
+def augment(images: Tensor, config: GanConfig, rng: torch.Generator) -> Tensor:
+    """What the discriminator gets to see of float (N, 3, H, W) images."""
+    return diff_augment(images, config.augment, rng, config.augment_probability)
+
+
+def _discriminator_loss(config: GanConfig, real_logits: Tensor, fake_logits: Tensor) -> Tensor:
+    if config.loss == "relativistic":
+        return losses.relativistic_loss(real_logits, fake_logits)
+    return losses.discriminator_loss(real_logits, fake_logits)
+
+
+@torch.no_grad()
+def _follow(anchors: Tensor, real_logits: Tensor, fake_logits: Tensor) -> None:
+    """Moves the anchors a little towards the means of this batch."""
+    means = torch.stack([real_logits.mean(), fake_logits.mean()])
+    anchors.lerp_(means.to(anchors.dtype), 1 - ANCHOR_DECAY)
+
+
+def _update_if_finite(optimizer: torch.optim.Optimizer, loss: Tensor) -> Tensor:
+    """One optimizer step unless the loss or a gradient is not finite; bool, on the device.
+
+    The fused optimizer itself skips the update, told by ``found_inf`` as a GradScaler would, so
+    the host never waits to learn which it was.
+    """
+    gradients = [
+        weight.grad
+        for group in optimizer.param_groups
+        for weight in group["params"]
+        if weight.grad is not None
+    ]
+    # A sum of absolute values is finite exactly if all of them are, short of overflow.
+    norms = torch.stack(torch._foreach_norm(gradients, 1))
+    finite = norms.isfinite().all() & loss.detach().isfinite()
+    optimizer.found_inf = (~finite).float()  # type: ignore[attr-defined]
+    optimizer.step()
+    return finite
 
 
 @contextmanager

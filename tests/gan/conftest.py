@@ -53,6 +53,7 @@ def make_config() -> MakeConfig:
             "discriminator_learning_rate": 1e-3,
             "r1_gamma": 1.0,
             "r1_every_steps": 4,
+            "guide_steps": 3,
             "class_prior": "uniform",
             "augment": ("color", "translation"),
             "ema_halflife_kimg": 0.1,

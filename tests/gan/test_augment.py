@@ -8,8 +8,8 @@ from signforge.gan.augment import diff_augment
 
 POLICIES = [
     policy
-    for size in range(4)
-    for policy in itertools.combinations(("color", "translation", "cutout"), size)
+    for size in range(5)
+    for policy in itertools.combinations(("color", "translation", "geometric", "cutout"), size)
 ]
 
 
@@ -94,3 +94,31 @@ def test_cutout_is_one_rectangle_of_half_the_size_cut_by_the_border():
         assert int(sides.max()) == 8
         # A centre u in 0..1 leaves min(u + 1/4, 1) - max(u - 1/4, 0), 7/16 on average.
         assert float(sides.float().mean()) == pytest.approx(16 * 7 / 16, rel=0.02)
+
+
+def test_geometric_turns_about_the_centre_by_at_most_ten_degrees_and_repeats_edges():
+    """A linear ramp is turned exactly by bilinear sampling, so its slope gives the angle."""
+    size = 33
+    axis = torch.linspace(-0.5, 0.5, size)
+    ramp = axis.expand(200, 3, size, size).contiguous()
+    turned = diff_augment(ramp, ["geometric"], rng())
+    inner = turned[:, 0, 12:21, 12:21]
+    dx = (inner[:, :, -1] - inner[:, :, 0]).mean(dim=1) / 8 * (size - 1)
+    dy = (inner[:, -1] - inner[:, 0]).mean(dim=1) / 8 * (size - 1)
+    angles = torch.atan2(dy, dx).rad2deg()
+    scales = (dx.square() + dy.square()).sqrt()
+    assert 8 < angles.abs().max() <= 10.01
+    assert 0.89 < scales.min() < 0.92
+    assert 1.08 < scales.max() < 1.11
+    assert torch.allclose(turned[:, 0, 16, 16], torch.zeros(200), atol=1e-5)
+    assert turned.min() >= -0.5
+    assert turned.max() <= 0.5
+
+
+def test_probability_leaves_the_rest_of_the_images_untouched():
+    images = noise(2000)
+    augmented = diff_augment(images, ["color"], rng(), probability=0.3)
+    changed = (augmented != images).flatten(1).any(dim=1)
+    assert 0.26 < changed.float().mean() < 0.34
+    full = diff_augment(images, ["color"], rng())
+    assert torch.equal(augmented[changed], full[changed])

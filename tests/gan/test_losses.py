@@ -1,11 +1,21 @@
 import math
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from signforge.gan.losses import discriminator_loss, generator_loss, r1_penalty
+from signforge.gan.losses import (
+    discriminator_loss,
+    effective_num_samples,
+    generator_loss,
+    group_spectral_penalty,
+    lecam_penalty,
+    r1_penalty,
+    relativistic_loss,
+    squarest_divisor,
+)
 
 logits = st.lists(st.floats(-30, 30), min_size=1, max_size=8)
 
@@ -59,3 +69,61 @@ def test_r1_is_differentiable_in_the_weights():
     assert float(penalty.detach()) == pytest.approx(54)
     penalty.backward()
     assert float(scale.grad) == pytest.approx(36)
+
+
+@settings(deadline=None, max_examples=50)
+@given(pairs=st.lists(st.tuples(st.floats(-30, 30), st.floats(-30, 30)), min_size=1, max_size=8))
+def test_the_relativistic_loss_sees_only_differences_of_pairs(pairs):
+    wanted, unwanted = (torch.tensor(side).double() for side in zip(*pairs, strict=True))
+    expected = -sum(log_sigmoid(a - b) for a, b in pairs) / len(pairs)
+    assert float(relativistic_loss(wanted, unwanted)) == pytest.approx(expected, rel=1e-6, abs=1e-9)
+    shifted = relativistic_loss(wanted + 7, unwanted + 7)
+    assert float(shifted) == pytest.approx(expected, rel=1e-6, abs=1e-9)
+
+
+def test_lecam_pulls_back_only_what_lies_beyond_the_other_anchor():
+    # By hand: reals above a_fake = -1 give (3^2 + 0) / 2, fakes below a_real = 1 give (2^2 + 0) / 2.
+    real, fake = torch.tensor([2.0, -4.0]), torch.tensor([-1.0, 5.0])
+    real.requires_grad_(True)
+    penalty = lecam_penalty(real, fake, torch.tensor([1.0, -1.0]))
+    assert float(penalty.detach()) == pytest.approx(4.5 + 2)
+    penalty.backward()
+    assert real.grad.tolist() == [3.0, 0.0]
+
+
+def test_lecam_is_zero_for_a_discriminator_that_has_the_sides_the_wrong_way_round():
+    anchors = torch.tensor([-1.0, 1.0])
+    assert float(lecam_penalty(torch.tensor([0.5]), torch.tensor([-0.5]), anchors)) == 0
+
+
+def test_effective_numbers_go_from_one_to_their_limit():
+    counts = torch.tensor([1, 2, 10**6])
+    assert effective_num_samples(counts, 0.99).tolist() == pytest.approx([1, 1.99, 100])
+
+
+def test_group_spectral_penalty_is_the_weighted_mean_of_squared_spectral_norms():
+    vectors = torch.randn(3, 12, generator=torch.Generator().manual_seed(0))
+    counts = torch.tensor([1000, 100, 10])
+    norms = [np.linalg.norm(v.reshape(3, 4), ord=2) ** 2 for v in vectors.numpy()]
+    weights = (1 - 0.99) / (1 - 0.99 ** counts.numpy().astype(float))
+    weights = weights * 3 / weights.sum()
+    expected = float(np.mean(weights * np.array(norms)))
+    got = group_spectral_penalty(vectors, counts, beta=0.99)
+    assert float(got) == pytest.approx(expected, rel=1e-5)
+
+
+def test_group_spectral_penalty_of_rank_one_matrices_is_their_squared_length():
+    # A vector of equal entries folds into a matrix of rank one, so both norms agree.
+    vectors = torch.full((2, 16), 0.5)
+    assert float(group_spectral_penalty(vectors, torch.tensor([5, 5]))) == pytest.approx(16 * 0.25)
+
+
+def test_group_spectral_penalty_presses_hardest_on_the_rarest_class():
+    vectors = torch.ones(2, 16, requires_grad=True)
+    group_spectral_penalty(vectors, torch.tensor([2000, 20])).backward()
+    assert vectors.grad[1].norm() > 3 * vectors.grad[0].norm()
+
+
+@pytest.mark.parametrize(("channels", "rows"), [(64, 8), (128, 8), (12, 3), (7, 1), (1, 1)])
+def test_channels_fold_into_the_squarest_matrix(channels, rows):
+    assert squarest_divisor(channels) == rows

@@ -6,6 +6,7 @@ from signforge.gan.networks import (
     ConditionalBatchNorm2d,
     ConditionalGenerator,
     ProjectionDiscriminator,
+    append_group_stddev,
     channels_by_resolution,
 )
 
@@ -17,18 +18,29 @@ def own_random_state():
         yield
 
 
-def generator(resolution: int = 8, num_classes: int = 5) -> ConditionalGenerator:
+def generator(
+    resolution: int = 8, num_classes: int = 5, upsample: str = "transposed"
+) -> ConditionalGenerator:
     return ConditionalGenerator(
         num_classes=num_classes,
         resolution=resolution,
         z_dim=6,
         base_channels=4,
         embedding_dim=3,
+        upsample=upsample,
     )
 
 
-def discriminator(resolution: int = 8, num_classes: int = 5) -> ProjectionDiscriminator:
-    return ProjectionDiscriminator(num_classes=num_classes, resolution=resolution, base_channels=4)
+def discriminator(
+    resolution: int = 8, num_classes: int = 5, stddev_group: int = 1, dropout: float = 0.0
+) -> ProjectionDiscriminator:
+    return ProjectionDiscriminator(
+        num_classes=num_classes,
+        resolution=resolution,
+        base_channels=4,
+        stddev_group=stddev_group,
+        dropout=dropout,
+    )
 
 
 def test_channels_double_with_every_halving_up_to_eight_times():
@@ -44,9 +56,10 @@ def test_other_resolutions_are_one_sentence(resolution):
         channels_by_resolution(resolution, 64)
 
 
+@pytest.mark.parametrize("upsample", ["transposed", "resize"])
 @pytest.mark.parametrize("resolution", [8, 16, 32])
-def test_generator_draws_images_of_its_size_between_minus_one_and_one(resolution):
-    model = generator(resolution)
+def test_generator_draws_images_of_its_size_between_minus_one_and_one(resolution, upsample):
+    model = generator(resolution, upsample=upsample)
     for mode in (model.train(), model.eval()):
         images = mode(10 * torch.randn(7, 6), torch.arange(7) % 5)
         assert images.shape == (7, 3, resolution, resolution)
@@ -81,6 +94,42 @@ def test_conditional_batch_norm_is_an_affine_of_batch_norm():
     bias = condition @ layer.bias.weight.T + layer.bias.bias
     expected = gain[:, :, None, None] * normal + bias[:, :, None, None]
     assert torch.allclose(layer(x, condition), expected, atol=1e-4)
+
+
+def test_class_norm_parameters_are_what_the_class_adds_to_every_norm():
+    model = generator(16)
+    parameters = model.class_norm_parameters()
+    assert [tuple(p.shape) for p in parameters] == [(5, 8), (5, 8), (5, 4), (5, 4)]
+    embedded = torch.nn.functional.normalize(model.embedding.weight, dim=1) * 3**0.5
+    zeros = torch.zeros(5, 6)
+    gain = model.norms[0].gain(torch.cat([zeros, embedded], dim=1))
+    assert torch.allclose(parameters[0] + model.norms[0].gain.bias, gain, atol=1e-6)
+    sum(p.square().sum() for p in parameters).backward()
+    assert model.embedding.weight.grad is not None
+    assert model.norms[0].gain.weight.grad[:, :6].abs().sum() == 0
+
+
+def test_group_stddev_is_numpys_mean_over_runs_of_images():
+    x = torch.randn(6, 2, 3, 3)
+    out = append_group_stddev(x, 3)
+    assert out.shape == (6, 3, 3, 3)
+    assert torch.equal(out[:, :2], x)
+    for start in (0, 3):
+        expected = x[start : start + 3].numpy().std(axis=0).mean()
+        assert torch.allclose(out[start : start + 3, 2], torch.tensor(expected), atol=1e-5)
+
+
+def test_equal_fakes_are_told_by_their_group_stddev():
+    same = torch.randn(1, 2, 3, 3).expand(4, 2, 3, 3)
+    assert append_group_stddev(same, 4)[:, 2].max() < 1e-3
+    assert append_group_stddev(torch.randn(4, 2, 3, 3), 4)[:, 2].min() > 0.1
+
+
+def test_dropout_acts_in_training_only():
+    model, images, labels = discriminator(dropout=0.5), torch.randn(5, 3, 8, 8), torch.arange(5)
+    assert not torch.equal(model(images, labels), model(images, labels))
+    model.eval()
+    assert torch.equal(model(images, labels), model(images, labels))
 
 
 @pytest.mark.parametrize("resolution", [8, 16, 32])

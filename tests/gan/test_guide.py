@@ -1,0 +1,49 @@
+import pytest
+import torch
+from torch.nn import functional as F
+
+from signforge.gan.batches import BatchSource
+from signforge.gan.guide import build_guide, guide_loss, train_guide
+
+CPU = torch.device("cpu")
+
+
+def test_the_loss_is_the_cross_entropy_above_the_margin():
+    logits = torch.tensor([[4.0, 0.0], [0.0, 0.0], [0.0, 3.0]])
+    labels = torch.tensor([0, 0, 0])
+    entropies = F.cross_entropy(logits, labels, reduction="none").tolist()
+    expected = sum(max(entropy - 0.3, 0) for entropy in entropies) / 3
+    assert float(guide_loss(logits, labels, 0.3)) == pytest.approx(expected, rel=1e-6)
+
+
+def test_a_fake_that_is_recognised_well_enough_gets_no_gradient():
+    logits = torch.tensor([[4.0, 0.0], [0.0, 0.0]], requires_grad=True)
+    guide_loss(logits, torch.tensor([0, 0]), 0.3).backward()
+    assert logits.grad[0].tolist() == [0, 0]
+    assert logits.grad[1, 0] < 0
+
+
+def trained(make_config, make_train, **changes):
+    config = make_config(guide_steps=30, **changes)
+    guide = build_guide(config, num_classes=3, device=CPU)
+    train = make_train()
+    train_guide(guide, BatchSource(train, "uniform", CPU), config)
+    return guide, train
+
+
+def test_a_trained_guide_knows_its_classes_and_is_frozen(make_config, make_train):
+    guide, train = trained(make_config, make_train)
+    assert not guide.training
+    assert not any(weights.requires_grad for weights in guide.parameters())
+    logits = guide(train.images.float() / 127.5 - 1)
+    assert logits.shape == (len(train), 3)
+    assert (logits.argmax(dim=1) == train.labels).float().mean() > 0.9
+
+
+def test_the_guide_is_a_function_of_the_seed_alone(make_config, make_train):
+    before = torch.random.get_rng_state()
+    one, two, other = (trained(make_config, make_train, seed=seed)[0] for seed in (0, 0, 1))
+    assert torch.equal(before, torch.random.get_rng_state())
+    a, b, c = (guide.state_dict() for guide in (one, two, other))
+    assert all(torch.equal(a[key], b[key]) for key in a)
+    assert not torch.equal(a["linear.weight"], c["linear.weight"])
