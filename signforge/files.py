@@ -1,11 +1,15 @@
-"""Files that are either whole or not there."""
+"""Files that are either whole or not there, also after a kill or a power cut."""
 
+import errno
 import hashlib
 import os
+import shutil
 from contextlib import suppress
 from pathlib import Path
 
 from signforge.errors import SignforgeError
+
+NO_ROOM = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
 
 
 def sha256(content: bytes) -> str:
@@ -14,20 +18,63 @@ def sha256(content: bytes) -> str:
 
 
 def write_atomically(path: Path, content: bytes) -> None:
-    """Writes to a temporary name, fsyncs and renames, so no reader ever sees half a file.
+    """Writes to a temporary name, fsyncs, renames and fsyncs the folder: no half file, ever.
 
     Raises SignforgeError where the file system refuses (disk full, no permission); what stood
-    at ``path`` before is then still there.
+    at ``path`` before is then still there, and no temporary file is left.
     """
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with temporary.open("wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
+        make_folder(path.parent)
+        write_synced(temporary, content)
         temporary.replace(path)
+        sync_folder(path.parent)
     except OSError as error:
         with suppress(OSError):  # where a folder of the path is a file, unlink fails too
             temporary.unlink(missing_ok=True)
-        raise SignforgeError(f"Cannot write {path}: {error.strerror}.") from None
+        raise cannot_write(path, error) from None
+
+
+def write_synced(path: Path, content: bytes) -> None:
+    """Writes ``content`` and waits until it is on the disk. Raises OSError."""
+    with path.open("wb") as file:
+        file.write(content)
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def make_folder(folder: Path) -> None:
+    """Creates ``folder`` and its parents so that their names survive a power cut."""
+    if not folder.is_dir():
+        make_folder(folder.parent)
+        folder.mkdir(exist_ok=True)
+        sync_folder(folder.parent)
+
+
+def sync_folder(folder: Path) -> None:
+    """Puts the names in ``folder`` on the disk: fsync of a file does not reach its own name."""
+    if os.name == "nt":  # Windows cannot open a folder
+        return
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    except OSError as error:
+        if error.errno != errno.EINVAL:  # network file systems without this operation
+            raise
+    finally:
+        os.close(descriptor)
+
+
+def remove_leftovers(folder: Path) -> None:
+    """Deletes the temporary files and folders that a killed writer left in ``folder``."""
+    for leftover in folder.glob(".*.tmp"):
+        if leftover.is_dir():
+            shutil.rmtree(leftover)
+        else:
+            leftover.unlink()
+
+
+def cannot_write(path: Path, error: OSError) -> SignforgeError:
+    """The sentence for a file that the system refuses to write."""
+    remedy = "; free some space there and run it again" if error.errno in NO_ROOM else ""
+    return SignforgeError(f"Cannot write {path}: {error.strerror}{remedy}.")

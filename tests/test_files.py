@@ -1,11 +1,14 @@
 import errno
 import os
+import stat
 import subprocess
 
 import pytest
 
 from signforge.errors import SignforgeError
-from signforge.files import sha256, write_atomically
+from signforge.files import remove_leftovers, sha256, write_atomically
+
+FULL = r"Cannot write .*file: No space left on device; free some space there and run it again\."
 
 
 def test_sha256_is_the_published_test_vector():
@@ -28,7 +31,7 @@ def test_a_full_disk_keeps_what_was_there(tmp_path, monkeypatch):
         raise OSError(errno.ENOSPC, "No space left on device")
 
     monkeypatch.setattr(os, "fsync", full)
-    with pytest.raises(SignforgeError, match=r"Cannot write .*file: No space left on device\."):
+    with pytest.raises(SignforgeError, match=FULL):
         write_atomically(path, b"new")
     assert path.read_bytes() == b"old"
     assert list(tmp_path.iterdir()) == [path]
@@ -40,7 +43,38 @@ def test_content_is_on_the_disk_before_the_name_changes(tmp_path, monkeypatch):
     fsync = os.fsync
     monkeypatch.setattr(os, "fsync", lambda fd: (seen.append(path.exists()), fsync(fd)))
     write_atomically(path, b"new")
-    assert seen == [False]
+    assert seen == [False, True]  # then the folder, which holds the name
+
+
+def test_folders_that_are_made_on_the_way_are_on_the_disk(tmp_path, monkeypatch):
+    synced = []
+    fsync = os.fsync
+    monkeypatch.setattr(os, "fsync", lambda fd: (synced.append(os.fstat(fd).st_ino), fsync(fd)))
+    write_atomically(tmp_path / "a" / "b" / "file", b"new")
+    inodes = [path.stat().st_ino for path in (tmp_path, tmp_path / "a", tmp_path / "a" / "b")]
+    assert [inode for inode in synced if inode in inodes] == inodes
+
+
+@pytest.mark.skipif(os.name == "nt", reason="POSIX")
+def test_a_file_system_that_cannot_sync_folders_is_good_enough(tmp_path, monkeypatch):
+    def only_files(descriptor: int) -> None:
+        if stat.S_ISDIR(os.fstat(descriptor).st_mode):
+            raise OSError(errno.EINVAL, "Invalid argument")
+
+    monkeypatch.setattr(os, "fsync", only_files)
+    write_atomically(tmp_path / "file", b"new")
+    assert (tmp_path / "file").read_bytes() == b"new"
+
+
+def test_what_a_killed_writer_left_is_removed_and_nothing_else(tmp_path):
+    (tmp_path / ".file.123.tmp").write_bytes(b"half")
+    (tmp_path / ".folder.tmp").mkdir()
+    (tmp_path / ".folder.tmp" / "inside").touch()
+    for name in ("file", "file.tmp", ".hidden"):
+        (tmp_path / name).touch()
+    remove_leftovers(tmp_path)
+    assert sorted(path.name for path in tmp_path.iterdir()) == [".hidden", "file", "file.tmp"]
+    remove_leftovers(tmp_path / "absent")
 
 
 @pytest.mark.parametrize("below", ["x", "sub/x"])

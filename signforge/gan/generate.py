@@ -1,6 +1,5 @@
 """Images of chosen classes as PNG files, with a grid of them."""
 
-import difflib
 import io
 import re
 from collections.abc import Sequence
@@ -11,31 +10,12 @@ from PIL import Image
 from torch import Tensor
 
 from signforge.data.charts import save_image_grid
-from signforge.errors import SignforgeError
 from signforge.files import write_atomically
 from signforge.gan.run import row_names
 from signforge.gan.sampler import ClassConditionalSampler
 from signforge.progress import Track, no_progress
 
 GRID_IMAGES = 100
-
-
-def find_class(name_or_id: str, class_names: Sequence[str]) -> int:
-    """The label of a class given by its name (any case) or its id.
-
-    Raises SignforgeError, with the closest name, where there is no such class.
-    """
-    lowered = [name.lower() for name in class_names]
-    wanted = name_or_id.strip().lower()
-    if wanted in lowered:
-        return lowered.index(wanted)
-    if wanted.isdecimal() and int(wanted) < len(class_names):
-        return int(wanted)
-    closest = difflib.get_close_matches(wanted, lowered, n=1)
-    hint = f"; did you mean {class_names[lowered.index(closest[0])]!r}?" if closest else "."
-    raise SignforgeError(
-        f"There is no class {name_or_id!r}: ids are 0..{len(class_names) - 1}{hint}"
-    )
 
 
 def generate_images(

@@ -1,4 +1,4 @@
-"""A training run on disk: what was asked, on what data, with what, and grids of samples."""
+"""A training run on disk: what was asked, on what data, with what, and pictures of its course."""
 
 import json
 from collections.abc import Callable
@@ -9,12 +9,12 @@ import torch
 
 from signforge.config import Config, dump_config, load_config
 from signforge.data.charts import save_image_grid
-from signforge.data.images import LabeledImages
 from signforge.data.splits import PreparedSplits
 from signforge.environment import describe_environment
 from signforge.errors import SignforgeError
 from signforge.files import write_atomically
-from signforge.gan.metrics import Status
+from signforge.gan.film import save_curves, save_film
+from signforge.gan.metrics import Probe, Status
 from signforge.gan.sampler import ClassConditionalSampler, GanSampler, load_sampler
 from signforge.gan.training import TrainingEvents, train_cgan
 
@@ -22,16 +22,25 @@ GRID_COLUMNS = 12
 GRID_SEED = 0
 MAY_DIFFER_ON_RESUME = frozenset(
     {
+        "data.source",  # the images themselves are compared
         "gan.total_kimg",
         "gan.max_minutes",
         "gan.learning_rate_decay_from_kimg",
         "gan.status_every_kimg",
         "gan.samples_every_kimg",
         "gan.checkpoint_every_kimg",
+        "gan.checkpoint_every_minutes",
         "gan.keep_checkpoints",
-        "data.source",
+        "gan.max_rollbacks",
+        "gan.probe_every_kimg",
+        "gan.trackers",
     }
 )
+"""How long, how often and where to: no step computes anything else for them.
+
+Not the probe's classifier, without which Frechet distances cannot be compared to find the best
+checkpoint, and not ``compile``, ``precision`` or ``device``, which change the last bits.
+"""
 
 
 def run_training(
@@ -41,19 +50,24 @@ def run_training(
     *,
     resume: bool = False,
     on_status: Callable[[Status], None] = lambda _status: None,
+    on_grid: Callable[[Path, float], None] = lambda _path, _seen_kimg: None,
     should_stop: Callable[[], bool] = lambda: False,
+    probe: Probe | None = None,
 ) -> GanSampler:
     """Trains the conditional GAN on ``splits.train`` into the run directory ``run``.
 
     Writes config.yaml, dataset.json, environment.json, real.png and samples/*.png beside what
-    ``train_cgan`` writes, and returns the finished generator.
+    ``train_cgan`` writes, and at the end samples.png, curves.png, film.gif and film.png; returns
+    the finished generator, which is the best that ``probe`` judged, else the last.
 
-    Raises SignforgeError as ``train_cgan`` does, and where a resumed run's config or training
-    data are not those it was started with.
+    on_grid: gets the path of each grid in samples/ and the kimg seen.
+
+    Raises SignforgeError as ``train_cgan`` does, and where a resumed run's config or data are
+    not those it was started with, naming all that differs.
     """
     train = splits.train
     if resume:
-        _check_same_run(run, config, train)
+        _check_same_run(run, config, splits)
 
     def record() -> None:
         write_atomically(run / "config.yaml", dump_config(config).encode())
@@ -64,14 +78,22 @@ def run_training(
         )
 
     def on_samples(sampler: GanSampler, seen_kimg: float) -> None:
-        save_sample_grid(run / "samples" / f"{int(seen_kimg):06d}kimg.png", sampler)
+        path = run / "samples" / f"{int(seen_kimg):06d}kimg.png"
+        save_sample_grid(path, sampler)
+        on_grid(path, seen_kimg)
 
     events = TrainingEvents(
-        on_start=record, on_status=on_status, on_samples=on_samples, should_stop=should_stop
+        on_start=record,
+        on_status=on_status,
+        on_samples=on_samples,
+        should_stop=should_stop,
+        probe=probe,
     )
     train_cgan(config.gan, train, run, events=events, resume=resume)
     sampler = load_sampler(run, config.gan.device)
     save_sample_grid(run / "samples.png", sampler)
+    save_curves(run)
+    save_film(run)
     return sampler
 
 
@@ -104,30 +126,39 @@ def _describe(splits: PreparedSplits) -> dict[str, Any]:
     }
 
 
-def _check_same_run(run: Path, config: Config, train: LabeledImages) -> None:
-    recorded = load_config(run / "config.yaml")
-    differing = [
-        f"{section}.{key}"
-        for section in ("data", "gan")
-        for key, value in getattr(config, section).model_dump().items()
-        if f"{section}.{key}" not in MAY_DIFFER_ON_RESUME
-        and getattr(recorded, section).model_dump()[key] != value
-    ]
+def _check_same_run(run: Path, config: Config, splits: PreparedSplits) -> None:
+    differing = _differing_keys(load_config(run / "config.yaml"), config)
+    differing += _differing_data(run, splits)
     if differing:
         raise SignforgeError(
             f"{run} was started with other values of {', '.join(differing)}; resume it with those "
-            "of its config.yaml, or start a new run with another --out."
+            "of its config.yaml and dataset.json, or start a new run with another --out."
         )
+
+
+def _differing_keys(recorded: Config, config: Config) -> list[str]:
+    """Keys as in ``--set``; what an older config.yaml does not name yet has its default there."""
+    return [
+        f"{section}.{key}"
+        for section in ("data", "gan")
+        for key, value in getattr(config, section)
+        if f"{section}.{key}" not in MAY_DIFFER_ON_RESUME
+        and getattr(getattr(recorded, section), key) != value
+    ]
+
+
+def _differing_data(run: Path, splits: PreparedSplits) -> list[str]:
+    """Of the images trained on, and of those by which the best checkpoint is chosen."""
     try:
         dataset = json.loads((run / "dataset.json").read_text(encoding="utf-8"))
-        fingerprint = dataset["splits"]["train"]["fingerprint"]
+        recorded = {name: dataset["splits"][name]["fingerprint"] for name in ("train", "val")}
     except (OSError, ValueError, KeyError, TypeError):
         raise SignforgeError(f"{run / 'dataset.json'} cannot be read; start a new run.") from None
-    if fingerprint != train.fingerprint:
-        raise SignforgeError(
-            f"{run} was trained on other images than {train.source} holds now; resume it with the "
-            "data it began with, or start a new run with another --out."
-        )
+    return [
+        f"the {name} images (fingerprint {recorded[name]!s:.12}, now {split.fingerprint:.12})"
+        for name, split in (("train", splits.train), ("val", splits.val))
+        if recorded[name] != split.fingerprint
+    ]
 
 
 def _json(value: Any) -> bytes:

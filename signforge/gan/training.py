@@ -4,40 +4,45 @@ The training images lie on the training device as uint8; batches are gathered an
 there. Every step draws its randomness from (seed, step), so a resumed run replays nothing.
 """
 
-import math
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass, replace
 from pathlib import Path
 
 import torch
-from torch import nn
+from torch import Tensor
 
 from signforge.config import GanConfig
 from signforge.data.images import LabeledImages
 from signforge.device import resolve_device
 from signforge.errors import SignforgeError
+from signforge.files import cannot_write, remove_leftovers
 from signforge.gan.batches import BatchSource
 from signforge.gan.checkpoint import (
-    Progress,
     TrainingState,
     list_checkpoints,
     load_checkpoint,
     save_checkpoint,
 )
 from signforge.gan.ema import ema_decay, ema_update
-from signforge.gan.metrics import Status, append_status, forget_after, summarise_steps
-from signforge.gan.networks import ConditionalGenerator
-from signforge.gan.sampler import (
-    GanSampler,
-    GeneratorCard,
-    build_generator,
-    save_sampler,
+from signforge.gan.export import current_sampler, export_generator
+from signforge.gan.guide import train_guide
+from signforge.gan.metrics import (
+    Probe,
+    Progress,
+    Status,
+    StepMeans,
+    append_status,
+    forget_after,
+    peak_memory_mib,
+    summarise_steps,
 )
-from signforge.gan.step import build_training_state, gan_step
+from signforge.gan.rollback import is_finite, roll_back
+from signforge.gan.sampler import GanSampler
+from signforge.gan.step import StepValues, build_training_state, gan_step
 from signforge.seeds import derive_seed
 
-RECALIBRATION_BATCHES = 64
+FINITE_CHECK_STEPS_GPU = 50
 
 
 @dataclass(frozen=True)
@@ -51,6 +56,21 @@ class TrainingEvents:
     """Gets the current EMA generator as a sampler, and the kimg seen."""
     should_stop: Callable[[], bool] = lambda: False
     """True ends the run after this step, with a checkpoint to resume from."""
+    probe: Probe | None = None
+    """Judges the EMA generator every ``probe_every_kimg`` and at the end."""
+
+
+@dataclass(frozen=True)
+class Due:
+    """What is to be done between two steps."""
+
+    status: bool
+    samples: bool
+    probe: bool
+    checkpoint: bool
+
+    def __bool__(self) -> bool:
+        return self.status or self.samples or self.probe or self.checkpoint
 
 
 def train_cgan(
@@ -65,18 +85,15 @@ def train_cgan(
 
     Writes metrics.jsonl, checkpoints/ and generator.safetensors + generator.json. With
     ``resume`` it goes on from the newest checkpoint, bit for bit as if it had never stopped.
+    Where a loss or gradient is not finite it goes back to the newest checkpoint and on from
+    there at half the learning rates, ``max_rollbacks`` times at most.
 
     Raises SignforgeError for a class without images, a run that already exists (without
-    ``resume``), nothing to resume, and a loss that is no longer finite (naming the last
-    checkpoint).
+    ``resume``), nothing to resume, a file that cannot be written (the newest checkpoint is then
+    as good as before), and values that stay not finite (naming the last good checkpoint).
     """
     events = events or TrainingEvents()
-    empty = [name for name, n in zip(train.class_names, train.class_counts, strict=True) if n == 0]
-    if empty:
-        raise SignforgeError(
-            f"Class {empty[0]!r} has no training image, so the GAN could never draw it; remove "
-            "the class or give it images."
-        )
+    _require_every_class(train)
     device = resolve_device(config.device)
     state = build_training_state(
         config, num_classes=train.num_classes, resolution=train.resolution, device=device
@@ -84,45 +101,75 @@ def train_cgan(
     batches = BatchSource(train, config.class_prior, device)
     progress = _start(run, state, resume)
     events.on_start()
-
     started = time.perf_counter() - progress.seconds
-    status_from, status_started, collected = progress.seen_images, time.perf_counter(), []
-    while not _finished(config, progress) and not events.should_stop():
+    if not resume:
+        if state.guide is not None:
+            train_guide(state.guide, batches, config)
+        seconds = time.perf_counter() - started
+        progress = replace(progress, seconds=seconds, status_seconds=seconds)
+        # So that every run can be resumed, and has a state to go back to.
+        save_checkpoint(run, state, progress, config.keep_checkpoints)
+
+    saved = progress
+    sums, finite = _step_sums(progress, device), torch.tensor(True, device=device)
+    while True:
+        finished, stopping = _finished(config, progress), events.should_stop()
+        due = _due(config, progress, saved, events, stopping=stopping, finished=finished)
+        ask = due or progress.step % finite_check_steps(device) == 0
+        if (ask and not bool(finite)) or (due and not is_finite(state)):
+            progress = saved = roll_back(run, state, config, progress)
+            sums, finite = _step_sums(progress, device), torch.tensor(True, device=device)
+            continue
+
+        if due.probe and not stopping and events.probe:
+            sampler = current_sampler(config, state, train, progress, batches)
+            found = events.probe(sampler, progress.seen_kimg)
+            progress = replace(progress, probe=found, probe_step=progress.step)
+            stopping = events.should_stop()
+        # A stop leaves the probe to the resumed run, and with it the line that would hold it.
+        probe_owed = due.probe and progress.probe_step != progress.step
+        if due.status and not probe_owed:
+            progress = replace(progress, step_sums=StepMeans(*sums.tolist()))
+            rates, memory = learning_rates(config, progress), peak_memory_mib(device)
+            status = summarise_steps(progress, rates, memory)
+            append_status(run / "metrics.jsonl", status)
+            events.on_status(status)
+            progress = replace(progress, status_step=progress.step, status_seconds=progress.seconds)
+            sums.zero_()
+        if due.samples and not stopping:
+            sampler = current_sampler(config, state, train, progress, batches)
+            events.on_samples(sampler, progress.seen_kimg)
+            progress = replace(progress, samples_step=progress.step)
+        if due.checkpoint and progress != saved:
+            seconds = time.perf_counter() - started
+            progress = replace(progress, seconds=seconds, step_sums=StepMeans(*sums.tolist()))
+            save_checkpoint(run, state, progress, config.keep_checkpoints)
+            saved = progress
+        if stopping or finished:
+            break
+
         rng = torch.Generator(device).manual_seed(derive_seed(config.seed, progress.step))
-        _set_learning_rates(state, config, progress.seen_kimg)
+        _set_learning_rates(state, learning_rates(config, progress))
         with_penalty = progress.step % config.r1_every_steps == 0
-        collected.append(gan_step(state, batches, config, rng, with_penalty=with_penalty))
+        values = gan_step(state, batches, config, rng, with_penalty=with_penalty)
         decay = ema_decay(config.batch_size, config.ema_halflife_kimg, progress.seen_kimg)
         ema_update(state.ema, state.generator, decay)
-        before = progress
-        progress = Progress(
-            step=before.step + 1,
-            seen_images=before.seen_images + config.batch_size,
+        sums += _row(values)
+        finite &= values.finite
+        progress = replace(
+            progress,
+            step=progress.step + 1,
+            seen_images=progress.seen_images + config.batch_size,
             seconds=time.perf_counter() - started,
         )
 
-        if _due(config.status_every_kimg, before, progress):
-            images = progress.seen_images - status_from
-            status = summarise_steps(
-                collected, progress, images / (time.perf_counter() - status_started)
-            )
-            if not math.isfinite(status.discriminator_loss + status.generator_loss):
-                raise SignforgeError(_diverged(run, progress))
-            append_status(run / "metrics.jsonl", status)
-            events.on_status(status)
-            status_from, status_started, collected = progress.seen_images, time.perf_counter(), []
-        if _due(config.samples_every_kimg, before, progress):
-            sampler = _current_sampler(config, state, train, progress, batches)
-            events.on_samples(sampler, progress.seen_kimg)
-        if _due(config.checkpoint_every_kimg, before, progress):
-            _require_finite(run, state, progress)
-            save_checkpoint(run, state, progress, config.keep_checkpoints)
-
-    _require_finite(run, state, progress)
-    save_checkpoint(run, state, progress, config.keep_checkpoints)
-    final = _current_sampler(config, state, train, progress, batches)
-    save_sampler(run, final.generator, final.card)
+    export_generator(run, config, train, batches, seconds=progress.seconds)
     return progress
+
+
+def finite_check_steps(device: torch.device) -> int:
+    """How often to ask a device whether all was finite: to ask a GPU is to wait for it."""
+    return 1 if device.type == "cpu" else FINITE_CHECK_STEPS_GPU
 
 
 def learning_rate_factor(config: GanConfig, seen_kimg: float) -> float:
@@ -133,14 +180,26 @@ def learning_rate_factor(config: GanConfig, seen_kimg: float) -> float:
     return max(1 - (seen_kimg - start) / max(config.total_kimg - start, 1e-9), 0.0)
 
 
-def _set_learning_rates(state: TrainingState, config: GanConfig, seen_kimg: float) -> None:
-    factor = learning_rate_factor(config, seen_kimg)
-    for optimizer, rate in (
-        (state.generator_optimizer, config.generator_learning_rate),
-        (state.discriminator_optimizer, config.discriminator_learning_rate),
-    ):
+def learning_rates(config: GanConfig, progress: Progress) -> tuple[float, float]:
+    """Of the generator and the discriminator in the next step; each rollback halved them."""
+    factor = learning_rate_factor(config, progress.seen_kimg) * 0.5**progress.rollbacks
+    return config.generator_learning_rate * factor, config.discriminator_learning_rate * factor
+
+
+def _set_learning_rates(state: TrainingState, rates: tuple[float, float]) -> None:
+    optimizers = (state.generator_optimizer, state.discriminator_optimizer)
+    for optimizer, rate in zip(optimizers, rates, strict=True):
         for group in optimizer.param_groups:
-            group["lr"] = rate * factor
+            group["lr"] = rate
+
+
+def _require_every_class(train: LabeledImages) -> None:
+    empty = [name for name, n in zip(train.class_names, train.class_counts, strict=True) if n == 0]
+    if empty:
+        raise SignforgeError(
+            f"Class {empty[0]!r} has no training image, so the GAN could never draw it; remove "
+            "the class or give it images."
+        )
 
 
 def _start(run: Path, state: TrainingState, resume: bool) -> Progress:
@@ -148,6 +207,11 @@ def _start(run: Path, state: TrainingState, resume: bool) -> Progress:
     if resume:
         if not checkpoints:
             raise SignforgeError(f"{run} has no checkpoint to resume from; start without --resume.")
+        try:
+            for folder in (run, run / "samples", run / "checkpoints"):
+                remove_leftovers(folder)
+        except OSError as error:
+            raise cannot_write(run, error) from None
         progress = load_checkpoint(checkpoints[-1], state)
         forget_after(run / "metrics.jsonl", progress)
         return progress
@@ -163,69 +227,51 @@ def _finished(config: GanConfig, progress: Progress) -> bool:
     return progress.seen_kimg >= config.total_kimg or not in_time
 
 
-def _due(every_kimg: float, before: Progress, now: Progress) -> bool:
-    return int(before.seen_kimg / every_kimg) != int(now.seen_kimg / every_kimg)
-
-
-def _require_finite(run: Path, state: TrainingState, progress: Progress) -> None:
-    """Holds a diverged state back from being saved between two status lines."""
-    for module in state.modules().values():
-        if not all(bool(weights.isfinite().all()) for weights in module.parameters()):
-            raise SignforgeError(_diverged(run, progress))
-
-
-def _diverged(run: Path, progress: Progress) -> str:
-    checkpoints = list_checkpoints(run)
-    last = f"the last good checkpoint is {checkpoints[-1]}" if checkpoints else "nothing was saved"
-    return (
-        f"The GAN's loss is no longer finite after {progress.seen_kimg:.0f} kimg; {last}; lower "
-        "gan.generator_learning_rate and gan.discriminator_learning_rate."
-    )
-
-
-def _current_sampler(
+def _due(
     config: GanConfig,
-    state: TrainingState,
-    train: LabeledImages,
     progress: Progress,
-    batches: BatchSource,
-) -> GanSampler:
-    """The EMA generator with batch-norm statistics of its own, as users get it."""
-    generator = build_generator(
-        config, num_classes=train.num_classes, resolution=train.resolution
-    ).to(batches.device)
-    generator.load_state_dict(state.ema.state_dict())
-    _recalibrate(generator, batches, config)
-    card = GeneratorCard(
-        gan=config,
-        resolution=train.resolution,
-        class_names=train.class_names,
-        class_counts=tuple(train.class_counts.tolist()),
-        train_fingerprint=train.fingerprint,
-        seen_kimg=progress.seen_kimg,
-        seconds=progress.seconds,
-        weights_sha256="",
+    saved: Progress,
+    events: TrainingEvents,
+    *,
+    stopping: bool,
+    finished: bool,
+) -> Due:
+    def times(every_kimg: float, seen_images: int) -> int:
+        return int(seen_images / 1000 / every_kimg + 1e-9)  # 0.072 / 0.024 is a bit less than 3
+
+    def crossed(every_kimg: float, since_step: int) -> bool:
+        since = times(every_kimg, since_step * config.batch_size)
+        return since != times(every_kimg, progress.seen_images)
+
+    every, minutes = config.probe_every_kimg, config.checkpoint_every_minutes
+    probe = (
+        events.probe is not None
+        and progress.probe_step != progress.step
+        and (finished or (every is not None and crossed(every, progress.probe_step)))
     )
-    return GanSampler(generator, card, batches.device)
+    return Due(
+        status=crossed(config.status_every_kimg, progress.status_step),
+        samples=crossed(config.samples_every_kimg, progress.samples_step),
+        probe=probe,
+        checkpoint=probe  # a state that turns out to be the best must be there to export
+        or stopping
+        or finished
+        or crossed(config.checkpoint_every_kimg, saved.step)
+        or (minutes is not None and progress.seconds - saved.seconds >= minutes * 60),
+    )
 
 
-@torch.no_grad()
-def _recalibrate(generator: ConditionalGenerator, batches: BatchSource, config: GanConfig) -> None:
-    """Batch-norm statistics averaged over fresh batches.
+def _step_sums(progress: Progress, device: torch.device) -> Tensor:
+    """float64 (4,): the sums that the next status line goes on from."""
+    return torch.tensor(astuple(progress.step_sums), dtype=torch.float64, device=device)
 
-    The averaged weights never ran in training mode, so statistics averaged along with them
-    describe other activations.
-    """
-    norms = [module for module in generator.modules() if isinstance(module, nn.BatchNorm2d)]
-    momenta = [norm.momentum for norm in norms]
-    for norm in norms:
-        norm.reset_running_stats()
-        norm.momentum = None  # cumulative average
-    rng = torch.Generator(batches.device).manual_seed(config.seed)
-    generator.train()
-    for _ in range(RECALIBRATION_BATCHES):
-        z = torch.randn((config.batch_size, config.z_dim), generator=rng, device=batches.device)
-        generator(z, batches.labels(config.batch_size, rng))
-    generator.eval()
-    for norm, momentum in zip(norms, momenta, strict=True):
-        norm.momentum = momentum
+
+def _row(values: StepValues) -> Tensor:
+    """float64 (4,) in the order of StepMeans; summed on the device, which is never waited for."""
+    means = (
+        values.discriminator_loss,
+        values.generator_loss,
+        values.real_logits_mean,
+        values.fake_logits_mean,
+    )
+    return torch.stack([mean.float() for mean in means]).double()

@@ -4,37 +4,7 @@ import torch
 from PIL import Image
 
 from signforge.errors import SignforgeError
-from signforge.gan.generate import find_class, generate_images
-
-NAMES = ("stop", "yield", "no entry", "7", "speed limit (20km/h)")
-
-
-@pytest.mark.parametrize(
-    ("given", "label"),
-    [
-        ("stop", 0),
-        ("STOP", 0),
-        (" No Entry ", 2),
-        ("speed limit (20km/h)", 4),
-        ("0", 0),
-        ("4", 4),
-        ("004", 4),
-        ("7", 3),
-    ],
-)
-def test_a_class_is_found_by_name_in_any_case_or_by_id(given, label):
-    assert find_class(given, NAMES) == label
-
-
-@pytest.mark.parametrize("given", ["5", "-1", "99", "", "\u00b2", "zebra crossing"])
-def test_an_unknown_class_is_one_sentence_with_the_ids(given):
-    with pytest.raises(SignforgeError, match=r"There is no class .*: ids are 0\.\.4"):
-        find_class(given, NAMES)
-
-
-def test_a_misspelt_class_names_the_closest():
-    with pytest.raises(SignforgeError, match=r"did you mean 'no entry'\?"):
-        find_class("No entrie", NAMES)
+from signforge.gan.generate import generate_images
 
 
 def pixels(path) -> torch.Tensor:

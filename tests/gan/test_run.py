@@ -1,16 +1,21 @@
 import json
+import re
+import resource
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+import yaml
 from PIL import Image
 
 from signforge.config import Config, DataConfig, load_config
 from signforge.data.splits import PreparedSplits
 from signforge.errors import SignforgeError
-from signforge.gan.checkpoint import list_checkpoints
+from signforge.gan.checkpoint import MANIFEST, STATE, list_checkpoints
+from signforge.gan.metrics import ProbeValues
 from signforge.gan.run import (
     row_names,
     run_training,
@@ -66,10 +71,14 @@ def test_the_run_directory_holds_all_that_describes_it(finished, config, splits)
         "real.png",
         "generator.safetensors",
         "generator.json",
+        "curves.png",
+        "film.gif",
+        "film.png",
     } <= names
     assert not [name for name in names if name.endswith(".tmp")]
     assert [path.name for path in sorted((finished / "samples").iterdir())] == ["000000kimg.png"]
-    assert len(list_checkpoints(finished)) == 1
+    kept = [folder.name for folder in list_checkpoints(finished)]
+    assert kept == ["000000.000kimg", "000000.096kimg"]
     assert load_config(finished / "config.yaml") == config
 
     dataset = json.loads((finished / "dataset.json").read_text())
@@ -108,18 +117,39 @@ def test_an_interrupted_run_can_be_sampled_and_resumed_to_the_same_end(
     finished, config, splits, tmp_path
 ):
     left = iter(range(5))
-    seen = []
+    seen, grids = [], []
+
+    def on_grid(path: Path, seen_kimg: float) -> None:
+        assert size(path) == size(finished / "samples.png")
+        grids.append((path.relative_to(tmp_path).as_posix(), seen_kimg))
+
     stopped = run_training(
         config,
         splits,
         tmp_path,
         should_stop=lambda: next(left, None) is None,
         on_status=lambda status: seen.append(status.seen_kimg),
+        on_grid=on_grid,
     )
     assert stopped.card.seen_kimg == 0.04
     assert seen == [0.008, 0.016, 0.024, 0.032, 0.04]
-    resumed = run_training(config, splits, tmp_path, resume=True)
+    assert grids == []  # due at this very step: left to the resumed run
+    resumed = run_training(config, splits, tmp_path, resume=True, on_grid=on_grid)
+    assert grids == [("samples/000000kimg.png", 0.04), ("samples/000000kimg.png", 0.08)]
     assert resumed.fingerprint == load_sampler(finished).fingerprint != stopped.fingerprint
+    for name in ("samples/000000kimg.png", "samples.png"):
+        assert (tmp_path / name).read_bytes() == (finished / name).read_bytes()
+
+
+def test_the_best_generator_by_the_probe_is_returned(config, splits, tmp_path):
+    def probe(_sampler: object, seen_kimg: float) -> ProbeValues:
+        return ProbeValues(1.0, 1.0, 0, (1.0, 1.0, 1.0), abs(seen_kimg - 0.048), None, ())
+
+    judged = replace_gan(config, {"probe_every_kimg": 0.024})
+    sampler = run_training(judged, splits, tmp_path, probe=probe)
+    assert sampler.card.seen_kimg == 0.048
+    lines = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
+    assert [line["seen_kimg"] for line in lines if line["fd"] == 0] == [0.048, 0.056, 0.064]
 
 
 def test_a_longer_run_may_go_on(run, config, splits):
@@ -129,23 +159,54 @@ def test_a_longer_run_may_go_on(run, config, splits):
     assert load_config(run / "config.yaml") == longer
 
 
-def test_resume_with_another_config_names_the_keys(run, config, splits):
-    other = replace_gan(config, {"seed": 1, "batch_size": 16, "total_kimg": 1.0})
+def test_how_long_and_how_often_may_differ_on_resume(run, config, splits):
+    fingerprint = load_sampler(run).fingerprint
+    values = {
+        "checkpoint_every_minutes": None,
+        "max_rollbacks": 0,
+        "probe_every_kimg": 5.0,
+        "keep_checkpoints": 7,
+        "trackers": ("tensorboard",),
+    }
+    assert run_training(replace_gan(config, values), splits, run, resume=True).fingerprint == (
+        fingerprint
+    )
+
+
+def test_resume_of_a_run_whose_config_lacks_newer_keys(run, config, splits):
+    recorded = yaml.safe_load((run / "config.yaml").read_text())
+    newer = ("checkpoint_every_minutes", "max_rollbacks", "probe_classifier", "compile")
+    for key in newer:
+        del recorded["gan"][key]
+    del recorded["data"]["classes"]
+    (run / "config.yaml").write_text(yaml.safe_dump(recorded))
+    assert run_training(config, splits, run, resume=True).card.seen_kimg == 0.096
+    assert load_config(run / "config.yaml") == config
+
+
+def test_resume_with_another_config_or_data_names_all_that_differs(run, config, splits, make_train):
+    other = replace_gan(
+        config, {"seed": 1, "batch_size": 16, "total_kimg": 1.0, "compile": True, "probe_steps": 3}
+    )
     other = other.model_copy(
         update={"data": other.data.model_copy(update={"split_seed": 4, "source": "elsewhere"})}
     )
-    before = (run / "config.yaml").read_bytes()
-    with pytest.raises(
-        SignforgeError, match=r"other values of data\.split_seed, gan\.batch_size, gan\.seed;"
-    ):
+    before = {path: path.read_bytes() for path in run.rglob("*") if path.is_file()}
+    keys = "data.split_seed, gan.batch_size, gan.probe_steps, gan.compile, gan.seed"
+    with pytest.raises(SignforgeError, match=re.escape(f"other values of {keys}; resume it")):
         run_training(other, splits, run, resume=True)
-    assert (run / "config.yaml").read_bytes() == before
 
-
-def test_resume_with_other_images_is_an_error(run, config, splits, make_train):
-    other = PreparedSplits(make_train(seed=8), splits.val, splits.test, ())
-    with pytest.raises(SignforgeError, match="trained on other images than made holds now"):
-        run_training(config, other, run, resume=True)
+    images = replace(splits, train=make_train(seed=8), val=make_train((2, 2, 2), seed=9))
+    data = ", ".join(
+        f"the {name} images (fingerprint {getattr(splits, name).fingerprint[:12]}, "
+        f"now {getattr(images, name).fingerprint[:12]})"
+        for name in ("train", "val")
+    )
+    with pytest.raises(SignforgeError, match=re.escape(f"other values of {data}; resume it")):
+        run_training(config, images, run, resume=True)
+    with pytest.raises(SignforgeError, match=re.escape(f"other values of {keys}, {data}; resume")):
+        run_training(other, images, run, resume=True)
+    assert {path: path.read_bytes() for path in run.rglob("*") if path.is_file()} == before
 
 
 @pytest.mark.parametrize("content", ["", "[]", '{"splits": {}}', None])
@@ -170,6 +231,39 @@ def test_a_refused_run_is_not_touched(run, config, splits):
     with pytest.raises(SignforgeError, match="already holds a training run"):
         run_training(replace_gan(config, {"seed": 1}), splits, run)
     assert {path: path.read_bytes() for path in run.rglob("*") if path.is_file()} == before
+
+
+def test_a_disk_that_fills_up_while_training_loses_nothing(finished, config, splits, tmp_path):
+    """A limit on the size of files stands in for the disk: it lets all pass but the weights."""
+    run = tmp_path / "run"
+    frequent = replace_gan(config, {"checkpoint_every_kimg": 0.016})
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+
+    def fills_up(status: object) -> None:
+        if status.seen_kimg == 0.04:
+            resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, limits[1]))
+
+    try:
+        with pytest.raises(SignforgeError) as caught:
+            run_training(frequent, splits, run, on_status=fills_up)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    place = run / "checkpoints" / "000000.048kimg"
+    hint = "free some space there and run it again."
+    assert str(caught.value) == f"Cannot write {place}: File too large; {hint}"
+    left = sorted(path.relative_to(run / "checkpoints").as_posix() for path in run.rglob("*kimg/*"))
+    kept = ("000000.016kimg", "000000.032kimg")
+    assert left == [f"{folder}/{name}" for folder in kept for name in (MANIFEST, STATE)]
+    assert not list(run.rglob("*.tmp"))
+    resumed = run_training(frequent, splits, run, resume=True)
+    assert resumed.fingerprint == load_sampler(finished).fingerprint
+
+
+def test_leftovers_of_a_kill_are_cleared_on_resume(run, config, splits):
+    for name in (".config.yaml.99.tmp", "samples/.a.png.9.tmp", "checkpoints/.000009.000kimg.tmp"):
+        (run / name).write_bytes(b"half")
+    run_training(config, splits, run, resume=True)
+    assert not list(run.rglob("*.tmp"))
 
 
 def test_rows_are_named_by_id_and_name():

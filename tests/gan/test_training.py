@@ -1,5 +1,7 @@
 import json
-import re
+import os
+import subprocess
+import sys
 from dataclasses import asdict, replace
 from pathlib import Path
 
@@ -8,23 +10,28 @@ import torch
 from safetensors.torch import load_file
 
 from signforge.errors import SignforgeError
-from signforge.gan import losses
-from signforge.gan.checkpoint import STATE, list_checkpoints
-from signforge.gan.training import TrainingEvents, learning_rate_factor, train_cgan
+from signforge.gan.checkpoint import STATE, best_checkpoint, list_checkpoints
+from signforge.gan.metrics import Probe, ProbeValues, Progress
+from signforge.gan.training import (
+    TrainingEvents,
+    learning_rate_factor,
+    learning_rates,
+    train_cgan,
+)
+from support.runs import manifests, metrics, stop_after
+
+KILLED_TRAINING = Path(__file__).parents[1] / "support" / "killed_training.py"
 
 
-def stop_after(steps: int) -> TrainingEvents:
-    left = iter(range(steps))
-    return TrainingEvents(should_stop=lambda: next(left, None) is None)
+def scripted_probe(fds: dict[float, float], asked: list[float] | None = None) -> Probe:
+    """Finds the Frechet distance that ``fds`` has for a kimg, and notes when it was asked."""
 
+    def probe(_sampler: object, seen_kimg: float) -> ProbeValues:
+        if asked is not None:
+            asked.append(seen_kimg)
+        return ProbeValues(0.75, 0.5, 1, (1.0, 0.5, 0.75), fds[seen_kimg], 2.0, (1,))
 
-def metrics(run: Path) -> list[dict[str, float]]:
-    """metrics.jsonl without what the clock says."""
-    lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
-    return [
-        {k: v for k, v in line.items() if k not in ("seconds", "images_per_second")}
-        for line in lines
-    ]
+    return probe
 
 
 def test_training_tells_the_classes_apart(make_config, make_train, tmp_path):
@@ -45,11 +52,16 @@ def test_training_tells_the_classes_apart(make_config, make_train, tmp_path):
     assert (torch.cdist(fakes, centres).argmin(dim=1) == labels).float().mean() > 0.8
 
 
-@pytest.mark.parametrize(("stop", "decay_from_kimg"), [(1, None), (5, 0.048), (11, 0.0)])
+@pytest.mark.parametrize(
+    ("stop", "decay_from_kimg", "status_every_kimg", "lines"),
+    [(1, None, 0.001, 12), (5, 0.048, 0.001, 12), (11, 0.0, 0.024, 4), (4, None, 0.04, 2)],
+)
 def test_a_resumed_run_equals_the_uninterrupted_one_bit_for_bit(
-    make_config, make_train, tmp_path, stop, decay_from_kimg
+    make_config, make_train, tmp_path, stop, decay_from_kimg, status_every_kimg, lines
 ):
-    config = make_config(learning_rate_decay_from_kimg=decay_from_kimg)
+    config = make_config(
+        learning_rate_decay_from_kimg=decay_from_kimg, status_every_kimg=status_every_kimg
+    )
     train = make_train()
     whole, parts = tmp_path / "whole", tmp_path / "parts"
     assert train_cgan(config, train, whole).step == 12
@@ -61,7 +73,37 @@ def test_a_resumed_run_equals_the_uninterrupted_one_bit_for_bit(
     states = [list_checkpoints(run)[-1] / STATE for run in (whole, parts)]
     assert states[0].read_bytes() == states[1].read_bytes()
     assert metrics(whole) == metrics(parts)
-    assert len(metrics(whole)) == 12
+    assert len(metrics(whole)) == lines
+
+
+def test_twenty_kills_leave_no_trace(tmp_path):
+    """SIGKILL at 20 random steps, within a step or at any write, rename or unlink after it."""
+    parts, whole = tmp_path / "parts", tmp_path / "whole"
+    done = subprocess.run(
+        [sys.executable, KILLED_TRAINING, parts, whole, "20", "0"],
+        capture_output=True,
+        text=True,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+    )
+    assert done.returncode == 0, done.stderr
+    assert len(json.loads(done.stdout)) == 20
+
+    assert metrics(parts) == metrics(whole)
+    assert len(metrics(whole)) == 16
+    assert len({line["label_agreement"] for line in metrics(whole)}) == 8  # None, then 7 probes
+    assert manifests(parts) == manifests(whole)
+    kept = [folder.name for folder in list_checkpoints(whole)]
+    assert kept == ["000002.000kimg", "000003.500kimg", "000003.600kimg"]
+    states = [(whole / "checkpoints" / name / STATE).read_bytes() for name in kept]
+    assert len(set(states)) == 3
+    assert states == [(parts / "checkpoints" / name / STATE).read_bytes() for name in kept]
+    pictures = sorted(path.relative_to(whole) for path in whole.glob("samples/*.png"))
+    assert len(pictures) == 4
+    for name in ("generator.safetensors", "samples.png", *pictures):
+        assert (parts / name).read_bytes() == (whole / name).read_bytes()
+    assert json.loads((parts / "generator.json").read_text())["seen_kimg"] == 2.0
+    left = {path.relative_to(run) for run in (parts, whole) for path in run.rglob("*")}
+    assert left == {path.relative_to(whole) for path in whole.rglob("*")}
 
 
 def test_resuming_a_finished_run_changes_nothing(make_config, make_train, tmp_path):
@@ -90,7 +132,7 @@ def test_checkpoints_come_on_time_differ_and_only_some_are_kept(make_config, mak
     assert (progress.step, progress.seen_kimg) == (8, 4.0)
     assert seen == samples == [2.0, 4.0]
     kept = list_checkpoints(tmp_path)
-    assert [folder.name for folder in kept] == ["000003kimg", "000004kimg"]
+    assert [folder.name for folder in kept] == ["000003.000kimg", "000004.000kimg"]
     assert (kept[0] / STATE).read_bytes() != (kept[1] / STATE).read_bytes()
 
 
@@ -100,6 +142,115 @@ def test_time_is_up_after_max_minutes(make_config, make_train, tmp_path):
     assert progress.step > 0
     assert progress.seconds >= 0.06
     assert list_checkpoints(tmp_path)
+
+
+@pytest.mark.parametrize(("minutes", "saves"), [(1e-9, 13), (1e9, 2), (None, 2)])
+def test_a_checkpoint_comes_after_so_many_minutes(
+    make_config, make_train, tmp_path, minutes, saves
+):
+    config = make_config(checkpoint_every_minutes=minutes, keep_checkpoints=99)
+    train_cgan(config, make_train(), tmp_path)
+    assert len(list_checkpoints(tmp_path)) == saves  # the first and the last step's are always
+
+
+def test_a_run_can_be_resumed_from_its_very_start(make_config, make_train, tmp_path):
+    def killed(_status: object) -> None:
+        raise KeyboardInterrupt
+
+    whole, parts = tmp_path / "whole", tmp_path / "parts"
+    config, train = make_config(), make_train()
+    train_cgan(config, train, whole)
+    with pytest.raises(KeyboardInterrupt):
+        train_cgan(config, train, parts, events=TrainingEvents(on_status=killed))
+    train_cgan(config, train, parts, resume=True)
+    assert metrics(parts) == metrics(whole)
+    name = "generator.safetensors"
+    assert (parts / name).read_bytes() == (whole / name).read_bytes()
+
+
+# --- the probe -----------------------------------------------------------------------------------
+
+FDS = {0.024: 7.0, 0.048: 3.0, 0.072: 5.0, 0.096: 4.0}
+
+
+def test_the_probe_is_asked_on_time_and_at_the_end_and_fills_the_status(
+    make_config, make_train, tmp_path
+):
+    asked, seen = [], []
+    config = make_config(probe_every_kimg=0.024, total_kimg=0.104, status_every_kimg=0.016)
+    events = TrainingEvents(probe=scripted_probe(FDS | {0.104: 6.0}, asked), on_status=seen.append)
+    train_cgan(config, make_train(), tmp_path, events=events)
+    assert asked == [0.024, 0.048, 0.072, 0.096, 0.104]
+    assert [(status.seen_kimg, status.fd) for status in seen] == [
+        (0.016, None),
+        (0.032, 7.0),
+        (0.048, 3.0),
+        (0.064, 3.0),
+        (0.08, 5.0),
+        (0.096, 4.0),
+    ]
+    first, last = seen[0], seen[-1]
+    assert (first.label_agreement, first.fd_ratio, first.collapsed_classes) == (None, None, None)
+    assert (last.label_agreement, last.worst_class_label_agreement) == (0.75, 0.5)
+    assert (last.fd_ratio, last.collapsed_classes) == (2.0, (1,))
+
+
+def test_without_probe_every_kimg_it_is_asked_at_the_end_alone(make_config, make_train, tmp_path):
+    asked = []
+    events = TrainingEvents(probe=scripted_probe(FDS, asked))
+    train_cgan(make_config(), make_train(), tmp_path, events=events)
+    train_cgan(make_config(), make_train(), tmp_path, events=events, resume=True)
+    assert asked == [0.096]
+
+
+@pytest.mark.parametrize("stops", [(), (3,), (5, 6), (6,), (7, 12)])
+def test_the_generator_of_the_best_state_is_exported_stopped_or_not(
+    make_config, make_train, tmp_path, stops
+):
+    config = make_config(probe_every_kimg=0.024, keep_checkpoints=1)
+    train, asked, whole = make_train(), [], tmp_path / "whole"
+    train_cgan(config, train, whole, events=TrainingEvents(probe=scripted_probe(FDS)))
+    # What was best at 0.048 is what a run of that length leaves.
+    short = make_config(total_kimg=0.048)
+    train_cgan(short, train, tmp_path / "short")
+
+    run, done = tmp_path / "run", 0
+    for stop in stops:
+        # One poll before each step, and one after each probe.
+        probes = sum(done < step < stop for step in (3, 6, 9)) + (done > 0 and done % 3 == 0)
+        events = replace(stop_after(stop - done + probes), probe=scripted_probe(FDS, asked))
+        assert train_cgan(config, train, run, events=events, resume=done > 0).step == stop
+        done = stop
+    events = TrainingEvents(probe=scripted_probe(FDS, asked))
+    train_cgan(config, train, run, events=events, resume=done > 0)
+
+    assert asked == list(FDS)
+    assert metrics(run) == metrics(whole)
+    assert best_checkpoint(run) == run / "checkpoints" / "000000.048kimg"
+    kept = [folder.name for folder in list_checkpoints(run)]
+    assert kept == ["000000.048kimg", "000000.096kimg"]
+    card = json.loads((run / "generator.json").read_text())
+    assert card["seen_kimg"] == 0.048
+    files = [folder / "generator.safetensors" for folder in (run, whole, tmp_path / "short")]
+    assert files[0].read_bytes() == files[1].read_bytes() == files[2].read_bytes()
+
+
+def test_a_stop_during_the_probe_leaves_the_grid_to_the_resumed_run(
+    make_config, make_train, tmp_path
+):
+    config = make_config(probe_every_kimg=0.024, samples_every_kimg=0.024, total_kimg=0.048)
+    asked, grids, done = [], [], []
+    probe = scripted_probe(FDS, asked)
+    events = TrainingEvents(
+        probe=probe,
+        on_samples=lambda _sampler, kimg: grids.append(kimg),
+        should_stop=lambda: bool(asked),
+    )
+    assert train_cgan(config, make_train(), tmp_path, events=events).step == 3
+    assert (asked, grids) == ([0.024], [])
+    events = replace(events, should_stop=lambda: bool(done))
+    train_cgan(config, make_train(), tmp_path, events=events, resume=True)
+    assert (asked, grids) == ([0.024, 0.048], [0.024, 0.048])
 
 
 def test_an_empty_class_is_named(make_config, make_train, tmp_path):
@@ -130,38 +281,6 @@ def test_resume_with_other_networks_is_one_sentence(make_config, make_train, tmp
     with pytest.raises(SignforgeError, match="cannot be resumed") as error:
         train_cgan(make_config(base_channels=8), make_train(), tmp_path, resume=True)
     assert "\n" not in str(error.value)
-
-
-def test_a_loss_that_is_not_finite_stops_and_names_the_last_checkpoint(
-    make_config, make_train, tmp_path
-):
-    config, train = make_config(), make_train()
-    train_cgan(config, train, tmp_path)
-    folder = list_checkpoints(tmp_path)[-1]
-    before = (folder / STATE).read_bytes()
-    longer = make_config(total_kimg=1, status_every_kimg=0.05)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(
-            losses, "discriminator_loss", lambda real, fake: (real + fake).mean() * float("nan")
-        )
-        message = f"no longer finite after 0 kimg; the last good checkpoint is {folder}"
-        with pytest.raises(SignforgeError, match=re.escape(message)):
-            train_cgan(longer, train, tmp_path, resume=True)
-    assert (folder / STATE).read_bytes() == before
-    assert all("NaN" not in line for line in (tmp_path / "metrics.jsonl").read_text().splitlines())
-
-
-@pytest.mark.parametrize("status_every_kimg", [0.001, 100.0])
-def test_a_diverged_state_is_never_saved(make_config, make_train, tmp_path, status_every_kimg):
-    config = make_config(
-        generator_learning_rate=1e30,
-        discriminator_learning_rate=1e30,
-        status_every_kimg=status_every_kimg,
-    )
-    with pytest.raises(SignforgeError, match=r"nothing was saved; lower gan\.generator_learning"):
-        train_cgan(config, make_train(), tmp_path)
-    assert not list_checkpoints(tmp_path)
-    assert not (tmp_path / "generator.json").exists()
 
 
 def test_metrics_that_cannot_be_written_are_one_sentence(make_config, make_train, tmp_path):
@@ -195,6 +314,17 @@ def test_the_learning_rate_falls_linearly_to_zero_at_the_end(make_config):
     factors = [learning_rate_factor(config, seen) for seen in (0.0, 6.0, 7.0, 9.0, 10.0, 11.0)]
     assert factors == pytest.approx([1.0, 1.0, 0.75, 0.25, 0.0, 0.0])
     assert learning_rate_factor(make_config(total_kimg=10.0), 9.9) == 1.0
+
+
+def test_each_rollback_halves_both_learning_rates(make_config):
+    config = make_config(
+        generator_learning_rate=0.5,
+        discriminator_learning_rate=1.0,
+        total_kimg=10.0,
+        learning_rate_decay_from_kimg=0.0,
+    )
+    assert learning_rates(config, Progress()) == (0.5, 1.0)
+    assert learning_rates(config, Progress(seen_images=5000, rollbacks=2)) == (0.0625, 0.125)
 
 
 def test_the_last_step_is_small_where_the_learning_rate_has_fallen(
