@@ -1,9 +1,9 @@
 """What the command line shows: bars and messages on stderr, results on stdout."""
 
+import os
 import signal
 import sys
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterable, Iterator, Sequence
 from typing import TypeVar
 
 from rich.console import Console
@@ -18,16 +18,19 @@ from rich.table import Table as RichTable
 from rich.text import Text
 
 from signforge.benchmark.report import Table
-from signforge.config import GanConfig
-from signforge.gan.metrics import Status
 from signforge.progress import Track
 
 T = TypeVar("T")
 
 
 def stderr_console() -> Console:
-    """For all that is not the result."""
-    return Console(stderr=True)
+    """For all that is not the result; silent in all but the first of several processes."""
+    return Console(stderr=True, quiet=not is_first_process())
+
+
+def is_first_process() -> bool:
+    """True but for the further processes of ``torchrun`` and ``accelerate launch``."""
+    return os.environ.get("RANK", "0") == "0"
 
 
 def rich_track(console: Console) -> Track:
@@ -46,39 +49,6 @@ def rich_track(console: Console) -> Track:
             yield from progress.track(items, description=description, total=total)
 
     return track
-
-
-@contextmanager
-def gan_display(console: Console, config: GanConfig) -> Iterator[Callable[[Status], None]]:
-    """Yields a function that shows each Status: a live bar, or lines where there is no terminal."""
-    columns = (
-        TextColumn("GAN"),
-        BarColumn(),
-        TextColumn("{task.completed:.0f} of {task.total:.0f} kimg  {task.fields[figures]}"),
-        TextColumn("{task.fields[left]}"),
-    )
-    with Progress(*columns, console=console, disable=not console.is_terminal) as progress:
-        task = progress.add_task("GAN", total=config.total_kimg, figures="", left="")
-
-        def show(status: Status) -> None:
-            figures = (
-                f"{status.images_per_second:.0f} img/s  D {status.discriminator_loss:.3f}  "
-                f"G {status.generator_loss:.3f}"
-            )
-            left = f"{_minutes_left(status, config):.1f} min left"
-            progress.update(task, completed=status.seen_kimg, figures=figures, left=left)
-            if not console.is_terminal:
-                print_message(console, f"GAN {status.seen_kimg:.0f} kimg  {figures}  {left}")
-
-        yield show
-
-
-def _minutes_left(status: Status, config: GanConfig) -> float:
-    images = (config.total_kimg - status.seen_kimg) * 1000
-    seconds = images / max(status.images_per_second, 1e-9)
-    if config.max_minutes is not None:
-        seconds = min(seconds, config.max_minutes * 60 - status.seconds)
-    return max(seconds, 0.0) / 60
 
 
 class StopSignals:

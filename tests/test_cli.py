@@ -281,8 +281,14 @@ def test_a_training_run_on_disk(trained: tuple[Path, Ran], signs: Path) -> None:
         "real.png",
         "samples.png",
         "samples/000000kimg.png",
-        "checkpoints/000000kimg/manifest.json",
-        "checkpoints/000000kimg/state.safetensors",
+        "curves.png",
+        "film.gif",
+        "film.png",
+        *(
+            f"checkpoints/{kimg}kimg/{name}"
+            for kimg in ("000000.000", "000000.200")
+            for name in ("manifest.json", "state.safetensors")
+        ),
         "generator.safetensors",
         "generator.json",
     }
@@ -316,7 +322,7 @@ def test_resuming_with_another_config_is_refused(tmp_path: Path, signs: Path) ->
         ran = run_cli("train-cgan", "--out", run, "--resume", *changed)
         key = {"--seed": "gan.seed", "--resolution": "data.resolution"}[str(changed[0])]
         assert (ran.code, ran.out) == (2, "")
-        assert f"was started with other values of {key};" in ran.err
+        assert f"was started with other values of {key}" in ran.err
     assert content(run) == before
 
 

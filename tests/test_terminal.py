@@ -6,11 +6,9 @@ import pytest
 from rich.console import Console
 
 from signforge.benchmark.report import Table
-from signforge.config import GanConfig
-from signforge.gan.metrics import Status
 from signforge.terminal import (
     StopSignals,
-    gan_display,
+    is_first_process,
     print_lines,
     print_message,
     print_notes,
@@ -20,18 +18,6 @@ from signforge.terminal import (
 )
 
 LONG = "runs/[red]brackets[/red]/" + "deep/" * 60 + ":smile: 12 images"
-
-
-def status(seen_kimg: float, seconds: float = 60.0) -> Status:
-    return Status(
-        seen_kimg=seen_kimg,
-        seconds=seconds,
-        images_per_second=250.0,
-        discriminator_loss=1.25,
-        generator_loss=0.5,
-        real_logits_mean=0.1,
-        fake_logits_mean=-0.1,
-    )
 
 
 def plain_console() -> tuple[Console, io.StringIO]:
@@ -62,6 +48,18 @@ def test_messages_go_to_stderr(capsys: pytest.CaptureFixture[str]) -> None:
     assert capsys.readouterr() == ("", "hello\n")
 
 
+@pytest.mark.parametrize(("rank", "first"), [(None, True), ("0", True), ("1", False)])
+def test_only_the_first_of_several_processes_speaks(
+    rank: str | None, first: bool, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    monkeypatch.delenv("RANK", raising=False)
+    if rank is not None:
+        monkeypatch.setenv("RANK", rank)
+    print_message(stderr_console(), "hello")
+    assert is_first_process() == first
+    assert capsys.readouterr() == ("", "hello\n" if first else "")
+
+
 @pytest.mark.parametrize("make", [plain_console, live_console])
 def test_a_track_yields_every_item(make) -> None:
     console, file = make()
@@ -88,33 +86,6 @@ def test_a_track_that_is_left_early_cleans_up() -> None:
     with pytest.raises(ValueError, match="broken file"):
         read_half()
     assert list(track(range(2), "Second", 2)) == [0, 1]
-
-
-def test_gan_lines_without_a_terminal() -> None:
-    console, file = plain_console()
-    with gan_display(console, GanConfig(total_kimg=400)) as show:
-        show(status(100.0))
-    # 300,000 images at 250 a second are 20 minutes.
-    line = "GAN 100 kimg  250 img/s  D 1.250  G 0.500  20.0 min left\n"
-    assert file.getvalue() == line
-
-
-@pytest.mark.parametrize(
-    ("max_minutes", "left"), [(None, "20.0"), (5, "4.0"), (100, "20.0"), (0.5, "0.0")]
-)
-def test_the_time_left_ends_at_the_earlier_limit(max_minutes: float | None, left: str) -> None:
-    console, file = plain_console()
-    with gan_display(console, GanConfig(total_kimg=400, max_minutes=max_minutes)) as show:
-        show(status(100.0, seconds=60))
-    assert f"  {left} min left" in file.getvalue()
-
-
-def test_gan_bar_on_a_terminal() -> None:
-    console, file = live_console()
-    with gan_display(console, GanConfig(total_kimg=400)) as show:
-        show(status(100.0))
-    assert "100 of 400 kimg" in file.getvalue()
-    assert "20.0 min left" in file.getvalue()
 
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])

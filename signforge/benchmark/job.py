@@ -1,7 +1,7 @@
 """The main job: from a config to a finished report, training whatever is not there yet."""
 
 from collections.abc import Callable
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -19,9 +19,9 @@ from signforge.config import Config
 from signforge.data.charts import save_image_grid
 from signforge.data.splits import PreparedSplits
 from signforge.errors import SignforgeError
+from signforge.evaluate.observed import TrainingDisplay, train_observed
 from signforge.gan.checkpoint import list_checkpoints
-from signforge.gan.metrics import Status
-from signforge.gan.run import GRID_COLUMNS, GRID_SEED, row_names, run_training
+from signforge.gan.run import GRID_COLUMNS, GRID_SEED, row_names
 from signforge.gan.sampler import GanSampler, load_sampler
 from signforge.progress import Track, no_progress
 
@@ -38,7 +38,9 @@ class JobDisplay:
 
     message: Callable[[str], None] = lambda _text: None
     track: Track = no_progress
-    gan: Callable[[], AbstractContextManager[Callable[[Status], None]]] | None = None
+    gan: Callable[[], AbstractContextManager[TrainingDisplay]] = lambda: nullcontext(
+        TrainingDisplay()
+    )
     on_row: Callable[[Row], None] = lambda _row: None
     should_stop: Callable[[], bool] = field(default=lambda: False)
 
@@ -112,6 +114,11 @@ def run_main_job(
 def _refuse_early(config: Config, splits: PreparedSplits) -> None:
     """Raises what a misspelt arm or classifier would raise only after the GAN's training."""
     select_arms(config.benchmark.arms)
+    if splits.train.num_classes < 2:
+        raise SignforgeError(
+            "A benchmark compares classifiers, which takes at least two classes; name more in "
+            "data.classes, or use `signforge train-cgan` for one class."
+        )
     build_classifier(
         config.classifier.name,
         num_classes=splits.train.num_classes,
@@ -126,18 +133,10 @@ def _trained_generator(
 ) -> GanSampler:
     resume = bool(list_checkpoints(run))
     display.message(f"{'Resuming' if resume else 'Training'} the GAN in {run}.")
-    if display.gan is None:
-        sampler = run_training(config, splits, run, resume=resume, should_stop=display.should_stop)
-    else:
-        with display.gan() as on_status:
-            sampler = run_training(
-                config,
-                splits,
-                run,
-                resume=resume,
-                on_status=on_status,
-                should_stop=display.should_stop,
-            )
+    with display.gan() as shown:
+        sampler = train_observed(
+            config, splits, run, resume=resume, should_stop=display.should_stop, display=shown
+        )
     if display.should_stop():
         raise Stopped
     return sampler

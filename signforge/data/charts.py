@@ -1,19 +1,31 @@
-"""Pictures of a data set as PNG files: class counts side by side, image grids with named rows."""
+"""Pictures of a data set as PNG files: class counts side by side, image grids with named rows.
 
+A grid's file says in a text chunk where its images lie, so that they can be taken out again.
+"""
+
+import io
+import json
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 from matplotlib.figure import Figure
 from PIL import Image, ImageDraw, ImageFont
+from PIL.PngImagePlugin import PngInfo
 from torch import Tensor
 
+from signforge.data.decode import decode_image
 from signforge.errors import SignforgeError
 
 SPLIT_COLORS = ("#2f6db5", "#e08a1e", "#6a9a3b", "#8a5ca8")
 MAX_HEIGHT_INCHES = 400.0
+GAP = 1
+"""White pixels between the images of a grid."""
+LAYOUT = "signforge-grid"
+"""Name of the PNG text chunk with a grid's layout."""
 
 
 def save_class_distribution(
@@ -56,7 +68,7 @@ def save_class_distribution(
         figure.savefig(path, format="png")
 
 
-def image_grid(rows: Sequence[Tensor], *, gap: int = 1) -> Tensor:
+def image_grid(rows: Sequence[Tensor], *, gap: int = GAP) -> Tensor:
     """Rows of uint8 (n_i, 3, H, W) images as one uint8 (3, rows * (H + gap), cols * (W + gap)).
 
     White fills the gaps, right of and below each image, and the ends of shorter rows.
@@ -119,8 +131,59 @@ def save_image_grid(
         if t:
             x = left + t * share - scale / 2
             draw.line((x, margin, x, sheet.height - margin), fill="black", width=2)
+    _, _, height, width = next(row.shape for row in rows if len(row))
+    layout = {
+        "left": left,
+        "top": top,
+        "height": height,
+        "width": width,
+        "scale": scale,
+        "images": [len(row) for row in rows],
+        "row_names": list(row_names),
+    }
+    text = PngInfo()
+    text.add_text(LAYOUT, json.dumps(layout))
     with _writing(path):
-        sheet.save(path, format="PNG")
+        sheet.save(path, format="PNG", pnginfo=text)
+
+
+def load_image_grid(path: Path) -> tuple[list[Tensor], list[str]]:
+    """Rows uint8 (n_i, 3, H, W) and their names, out of what ``save_image_grid`` drew.
+
+    Raises SignforgeError if the file cannot be read or is not such a grid.
+    """
+    try:
+        data = path.read_bytes()
+    except OSError as error:
+        raise SignforgeError(f"Cannot read {path}: {error.strerror}.") from None
+    sheet = torch.from_numpy(np.array(decode_image(data, str(path)))).permute(2, 0, 1)
+    try:
+        with Image.open(io.BytesIO(data), formats=("PNG",)) as image:
+            layout = json.loads(str(getattr(image, "text", {})[LAYOUT]))
+        names = [str(name) for name in layout["row_names"]]
+        rows = _cut_out(sheet, layout)
+        if len(rows) != len(names):
+            raise ValueError
+    except (OSError, ValueError, TypeError, LookupError):
+        raise SignforgeError(f"{path} is no image grid that this version drew.") from None
+    return rows, names
+
+
+def _cut_out(sheet: Tensor, layout: Mapping[str, Any]) -> list[Tensor]:
+    """The images that ``layout`` says are in ``sheet``, uint8 (3, H, W); ValueError if not."""
+    keys = ("top", "left", "height", "width", "scale")
+    top, left, height, width, scale = (int(layout[key]) for key in keys)
+    small = sheet[:, max(top, 0) :: max(scale, 1), max(left, 0) :: max(scale, 1)]
+    counts = [int(count) for count in layout["images"]]
+    needed = (len(counts) * (height + GAP), max(counts) * (width + GAP))
+    if min(height, width, *counts) < 0 or needed[0] > small.shape[1] or needed[1] > small.shape[2]:
+        raise ValueError
+    rows = []
+    for r, count in enumerate(counts):
+        band = small[:, r * (height + GAP) :][:, :height]
+        images = [band[:, :, c * (width + GAP) :][:, :, :width] for c in range(count)]
+        rows.append(torch.stack(images) if images else sheet.new_empty((0, 3, height, width)))
+    return rows
 
 
 @contextmanager

@@ -1,9 +1,11 @@
-"""From a config to splits that can be trained on: read, refuse what is broken, cut by group."""
+"""From a config to splits that can be trained on: read, refuse what is broken, pick the classes,
+cut by group."""
 
 from dataclasses import replace
 from pathlib import Path
 
 from signforge.config import DataConfig
+from signforge.data.classes import restrict_classes
 from signforge.data.gtsrb import download_gtsrb
 from signforge.data.load import load_splits
 from signforge.data.splits import PreparedSplits, prepare_splits
@@ -14,12 +16,16 @@ from signforge.progress import Track, no_progress
 def load_prepared_splits(config: DataConfig, *, track: Track = no_progress) -> PreparedSplits:
     """Train, val and test of ``config.source``, with the notes of the reader and of the cuts.
 
-    Raises SignforgeError where a file cannot be read: a class that silently lost images would
-    falsify every count that follows.
+    Of ``config.classes`` alone, where it is set.
+
+    Raises SignforgeError for a class that is not there, and where a file cannot be read: a class
+    that silently lost images would falsify every count that follows.
     """
     splits = load_splits(config, track=track)
     if splits.unreadable:
         raise SignforgeError(unreadable_sentence(splits.unreadable))
+    if config.classes is not None:
+        splits = restrict_classes(splits, config.classes)
     prepared = prepare_splits(config, splits)
     return replace(prepared, notes=(*splits.notes, *prepared.notes))
 

@@ -7,6 +7,7 @@ arXiv:1710.05381, with whole groups in place of single images.
 
 import math
 from collections import defaultdict
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
 
@@ -16,6 +17,7 @@ from torch import Tensor
 from signforge.config import DataConfig
 from signforge.data.images import UNKNOWN_GROUP, LabeledImages, LabeledSplits
 from signforge.errors import SignforgeError
+from signforge.seeds import derive_seed
 
 MANY_ABOVE = 100
 FEW_BELOW = 20
@@ -136,6 +138,35 @@ def long_tail(
         chosen = _choose_groups(groups, target=target, most=int(counts[label]), rng=rng)
         kept += [index for group in chosen for index in group]
     return images.subset(torch.tensor(sorted(kept), dtype=torch.int64))
+
+
+def limit_groups(images: LabeledImages, limits: Mapping[int, int], seed: int) -> LabeledImages:
+    """``images`` with only so many groups left of each class in ``limits`` (label to number).
+
+    The groups stay that a shuffle by (seed, label) puts first: a smaller limit keeps a part of
+    what a larger one keeps, whatever happens to other classes and in whatever order known groups
+    come. An unknown group counts as one group per image.
+
+    Raises SignforgeError for a limit below 1, a class that is not there or has fewer groups, and
+    a group that spans classes.
+    """
+    groups_of_classes = _groups_of_classes(images)
+    dropped: list[int] = []
+    for label, limit in limits.items():
+        if not 0 <= label < images.num_classes:
+            raise SignforgeError(f"{images.source}: there is no class {label}.")
+        groups = groups_of_classes[label]
+        if not 1 <= limit <= len(groups):
+            raise SignforgeError(
+                f"{images.source}: class {images.class_names[label]} has {len(groups)} groups, so "
+                f"1 to {len(groups)} of them can be kept, not {limit}."
+            )
+        rng = torch.Generator().manual_seed(derive_seed(seed, label))
+        order = torch.randperm(len(groups), generator=rng).tolist()
+        dropped += [index for place in order[limit:] for index in groups[place]]
+    is_kept = torch.ones(len(images), dtype=torch.bool)
+    is_kept[torch.tensor(dropped, dtype=torch.int64)] = False
+    return images.subset(is_kept.nonzero().flatten())
 
 
 def imbalance_ratio(class_counts: Tensor) -> float:

@@ -159,7 +159,7 @@ def fidelity_report(
     Raises SignforgeError where classes or resolutions differ or ``reference`` lacks a class.
     """
     _require_same_classes(sampler, extractor, reference, train)
-    samples = _draw(sampler, reference.labels, seed, track)
+    samples = draw_samples(sampler, reference.labels, seed, track)
     rng = torch.Generator().manual_seed(derive_seed(seed, 1))
     others = train.images[same_labels(train, reference.class_counts, rng)]
 
@@ -210,8 +210,27 @@ def same_labels(images: LabeledImages, class_counts: Tensor, rng: torch.Generato
     return torch.cat(chosen)
 
 
-def _draw(sampler: ClassConditionalSampler, labels: Tensor, seed: int, track: Track) -> Tensor:
-    """Samples uint8 (N, 3, R, R), a bounded number at a time."""
+def proportional_counts(class_counts: Tensor, total: int) -> Tensor:
+    """int64 (C,) that sum to ``total`` in the proportions of int64 (C,) ``class_counts``.
+
+    Largest remainders, so ``total`` = sum of the counts gives them back. Raises SignforgeError
+    where a class that has images would get none.
+    """
+    exact = class_counts.double() * (total / int(class_counts.sum()))
+    counts = exact.floor().long()
+    largest = (exact - counts).argsort(descending=True, stable=True)
+    counts[largest[: total - int(counts.sum())]] += 1
+    if bool(((counts == 0) & (class_counts > 0)).any()):
+        raise SignforgeError(
+            f"{total} images are too few for every class in these proportions; ask for more."
+        )
+    return counts
+
+
+def draw_samples(
+    sampler: ClassConditionalSampler, labels: Tensor, seed: int, track: Track = no_progress
+) -> Tensor:
+    """Samples uint8 (N, 3, R, R) of int64 (N,) labels, a bounded number at a time."""
     starts = range(0, len(labels), SAMPLES_PER_CALL)
     return torch.cat(
         [

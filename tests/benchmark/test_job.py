@@ -13,8 +13,10 @@ from signforge.benchmark import job as job_module
 from signforge.benchmark.folder import read_rows
 from signforge.benchmark.job import GENERATOR, JobDisplay, Stopped, find_generator, run_main_job
 from signforge.config import Config
+from signforge.data.images import LabeledImages
 from signforge.data.splits import PreparedSplits
 from signforge.errors import SignforgeError
+from signforge.evaluate.observed import TrainingDisplay
 from signforge.gan.checkpoint import list_checkpoints
 from signforge.gan.metrics import Status
 from signforge.gan.run import run_training
@@ -188,8 +190,8 @@ def test_a_second_call_repeats_nothing(
     steps: list[Status] = []
 
     @contextmanager
-    def gan() -> Iterator[Callable[[Status], None]]:
-        yield steps.append
+    def gan() -> Iterator[TrainingDisplay]:
+        yield TrainingDisplay(on_status=steps.append)
 
     monkeypatch.setattr("signforge.benchmark.runner.fit_classifier", pytest.fail)
     rows: list[object] = []
@@ -274,3 +276,16 @@ def scores(run: Path) -> Sequence[tuple[str, int, float, float]]:
         (row["arm"], row["seed"], row["final_loss"], row["macro_accuracy"])
         for row in read_rows(run)
     ]
+
+
+def test_one_class_is_refused_before_anything_is_trained(
+    tmp_path: Path, job_config: Config, splits: PreparedSplits
+) -> None:
+    def only_first(images: LabeledImages) -> LabeledImages:
+        kept = images.subset((images.labels == 0).nonzero().flatten())
+        return replace(kept, class_names=kept.class_names[:1])
+
+    one = PreparedSplits(*map(only_first, (splits.train, splits.val, splits.test)))
+    with pytest.raises(SignforgeError, match="takes at least two classes"):
+        run_main_job(job_config, one, tmp_path / "run")
+    assert not (tmp_path / "run").exists()

@@ -1,11 +1,19 @@
+import json
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
+from PIL.PngImagePlugin import PngInfo
 
-from signforge.data.charts import image_grid, save_class_distribution, save_image_grid
+from signforge.data.charts import (
+    LAYOUT,
+    image_grid,
+    load_image_grid,
+    save_class_distribution,
+    save_image_grid,
+)
 from signforge.errors import SignforgeError
 
 
@@ -107,3 +115,51 @@ def test_place_that_cannot_be_written_is_one_sentence(tmp_path):
         save_image_grid(path, [solid(1, 0)], ["a"])
     with pytest.raises(SignforgeError, match="Cannot write"):
         save_class_distribution(path, {"train": torch.tensor([1])}, ["a"], "made")
+
+
+@pytest.mark.parametrize(
+    ("scale", "titles"), [(1, None), (2, None), (3, None), (3, ("real", "synthetic"))]
+)
+def test_images_can_be_taken_out_of_a_saved_grid(tmp_path, scale, titles):
+    rng = torch.Generator().manual_seed(0)
+    rows = [torch.randint(0, 256, (n, 3, 5, 5), generator=rng).to(torch.uint8) for n in (4, 2, 0)]
+    names = ["0 stop", "1 [y] $w$", "2 é"]
+    save_image_grid(tmp_path / "grid.png", rows, names, titles, scale=scale)
+    loaded, loaded_names = load_image_grid(tmp_path / "grid.png")
+    assert loaded_names == names
+    assert [row.shape for row in loaded] == [row.shape for row in rows]
+    assert all(torch.equal(a, b) for a, b in zip(loaded, rows, strict=True))
+
+
+GOOD = {"top": 0, "left": 0, "height": 2, "width": 2, "scale": 1, "images": [2]}
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"images": [10**12]},
+        {"images": [2] * 10},
+        {"images": [-1]},
+        {"images": []},
+        {"height": 10**9},
+        {"height": -5},
+        {"scale": "x"},
+        {"scale": None},
+        {"row_names": []},
+        {"left": 10**9},
+    ],
+)
+def test_a_grid_that_lies_about_its_layout_is_one_sentence(tmp_path, changes):
+    text = PngInfo()
+    text.add_text(LAYOUT, json.dumps({**GOOD, "row_names": ["a"], **changes}))
+    Image.new("RGB", (8, 4)).save(tmp_path / "grid.png", pnginfo=text)
+    with pytest.raises(SignforgeError, match=r"grid\.png is no image grid"):
+        load_image_grid(tmp_path / "grid.png")
+
+
+def test_pictures_that_are_no_grids(tmp_path):
+    Image.new("RGB", (8, 4)).save(tmp_path / "grid.png")
+    with pytest.raises(SignforgeError, match="is no image grid"):
+        load_image_grid(tmp_path / "grid.png")
+    with pytest.raises(SignforgeError, match="Cannot read"):
+        load_image_grid(tmp_path / "absent.png")

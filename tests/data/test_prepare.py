@@ -100,3 +100,19 @@ def test_a_download_points_the_config_at_what_it_fetched(tmp_path, monkeypatch):
     config = DataConfig(source=str(tmp_path), split_seed=3)
     downloaded = download_if_asked(config, download=True)
     assert downloaded == DataConfig(source=str(tmp_path / "gtsrb"), split_seed=3)
+
+
+def test_only_the_named_classes_are_prepared():
+    config = DataConfig(source="demo", resolution=8, demo_scale=0.03, classes=("stop", "17"))
+    prepared = load_prepared_splits(config)
+    for split in (prepared.train, prepared.val, prepared.test):
+        assert split.class_names == ("Stop", "No entry")
+        assert set(split.labels.tolist()) == {0, 1}
+    note = "Only 2 of 43 classes are used, numbered anew from 0: Stop (14), No entry (17)."
+    assert note in prepared.notes
+
+
+def test_a_class_that_the_source_lacks_is_named():
+    config = DataConfig(source="demo", resolution=8, demo_scale=0.03, classes=("stpo",))
+    with pytest.raises(SignforgeError, match=r"no class 'stpo'.*did you mean 'Stop'"):
+        load_prepared_splits(config)

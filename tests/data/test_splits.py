@@ -11,6 +11,7 @@ from signforge.config import DataConfig
 from signforge.data.images import UNKNOWN_GROUP, LabeledImages, LabeledSplits
 from signforge.data.splits import (
     imbalance_ratio,
+    limit_groups,
     long_tail,
     prepare_splits,
     shot_group,
@@ -216,3 +217,48 @@ def test_prepare_tells_of_unknown_groups():
     source = make_images([[20], [20]], known=False)
     prepared = prepare_splits(DataConfig(), LabeledSplits(train=source))
     assert "image by image" in prepared.notes[0]
+
+
+@settings(deadline=None, max_examples=60)
+@given(sizes=group_sizes(min_groups=2), seed=SEEDS, order_seed=SEEDS)
+def test_limit_groups_keeps_whole_groups_nested_by_the_limit(sizes, seed, order_seed):
+    images = make_images(sizes)
+    order = torch.randperm(len(images), generator=torch.Generator().manual_seed(order_seed))
+    kept_before: set[str] = set()
+    for limit in range(1, len(sizes[0]) + 1):
+        kept = limit_groups(images, {0: limit}, seed)
+        assert kept.class_counts.tolist()[1:] == images.class_counts.tolist()[1:]
+        groups = kept.groups[kept.labels == 0].unique().tolist()
+        assert len(groups) == limit
+        assert int(kept.class_counts[0]) == sum(sizes[0][group] for group in groups)
+        assert kept_before <= set(kept.names)
+        kept_before = set(kept.names)
+        again = limit_groups(images.subset(order), {0: limit}, seed)
+        assert set(again.names) == kept_before
+    assert len(kept_before) == len(images)
+
+
+def test_limit_groups_of_one_class_does_not_depend_on_the_others():
+    images = make_images([[3] * 8, [4] * 8, [2] * 8])
+    alone = limit_groups(images, {1: 2}, seed=5)
+    together = limit_groups(images, {2: 3, 1: 2, 0: 1}, seed=5)
+    groups = [set(kept.groups[kept.labels == 1].tolist()) for kept in (alone, together)]
+    assert groups[0] == groups[1]
+    assert together.class_counts.tolist() == [3, 8, 6]
+    seeds = {
+        tuple(limit_groups(images, {1: 2}, seed=seed).groups.unique().tolist()) for seed in range(9)
+    }
+    assert len(seeds) > 1
+
+
+@pytest.mark.parametrize(
+    ("limits", "message"),
+    [
+        ({0: 3}, "class class 0 has 2 groups, so 1 to 2 of them can be kept, not 3"),
+        ({0: 0}, "not 0"),
+        ({2: 1}, "there is no class 2"),
+    ],
+)
+def test_limit_groups_that_cannot_be(limits, message):
+    with pytest.raises(SignforgeError, match=message):
+        limit_groups(make_images([[2, 2], [3]]), limits, seed=0)

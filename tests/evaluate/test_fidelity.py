@@ -15,11 +15,13 @@ from signforge.data.images import LabeledImages
 from signforge.errors import SignforgeError
 from signforge.evaluate.features import FeatureExtractor
 from signforge.evaluate.fidelity import (
+    draw_samples,
     feature_statistics,
     fidelity_report,
     frechet_distance,
     kid,
     label_agreement,
+    proportional_counts,
     same_labels,
 )
 from signforge.gan.sampler import ClassConditionalSampler
@@ -288,3 +290,27 @@ def test_classes_and_sizes_must_match(
     few = train.subset((train.labels != 1).nonzero().flatten())
     with pytest.raises(SignforgeError, match="no image of class b"):
         fidelity_report(Replay(train), extractor, reference, few, seed=0)
+
+
+@settings(deadline=None, max_examples=100)
+@given(counts=st.lists(st.integers(1, 500), min_size=1, max_size=20), share=st.floats(0.1, 3.0))
+def test_proportional_counts(counts: list[int], share: float) -> None:
+    class_counts = torch.tensor(counts)
+    total = max(round(share * sum(counts)), 1)
+    exact = class_counts.double() * total / sum(counts)
+    try:
+        found = proportional_counts(class_counts, total)
+    except SignforgeError:
+        assert float(exact.min()) < 1
+        return
+    assert int(found.sum()) == total
+    assert float((found - exact).abs().max()) < 1
+    assert int(found.min()) >= 1
+    assert torch.equal(proportional_counts(class_counts, sum(counts)), class_counts)
+
+
+def test_samples_do_not_depend_on_later_labels(train: LabeledImages) -> None:
+    labels = torch.arange(1100) % 4
+    drawn = draw_samples(Replay(train), labels, seed=3)
+    assert torch.equal(draw_samples(Replay(train), labels[:512], seed=3), drawn[:512])
+    assert not torch.equal(drawn[:512], drawn[512:1024])

@@ -1,0 +1,113 @@
+"""``signforge benchmark``."""
+
+import shlex
+import sys
+from dataclasses import asdict
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from signforge.cli.options import (
+    ConfigOptions,
+    DataOptions,
+    GanOptions,
+    Json,
+    comma_separated,
+    resolve_config,
+    with_options,
+)
+from signforge.cli.output import check_folder, print_json
+
+
+@with_options
+def benchmark(
+    source: ConfigOptions,
+    data: DataOptions,
+    gan: GanOptions,
+    classifier: Annotated[str | None, typer.Option(help="timm model, such as resnet18.")] = None,
+    generator: Annotated[
+        Path | None, typer.Option(help="Run of train-cgan; without it the GAN is trained first.")
+    ] = None,
+    arms: Annotated[
+        str | None, typer.Option(help="Comma-separated: real,oversample,synthetic.")
+    ] = None,
+    seeds: Annotated[int | None, typer.Option(help="Paired repetitions.")] = None,
+    steps: Annotated[int | None, typer.Option(help="Optimizer steps of each classifier.")] = None,
+    out: Annotated[Path, typer.Option(help="Run directory; an unfinished one is resumed.")] = Path(
+        "runs/benchmark"
+    ),
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Say what would be done and how long it takes.")
+    ] = False,
+    json_output: Json = False,
+) -> None:
+    """Train a classifier with and without balancing, and say what each remedy gained."""
+    from signforge.benchmark.estimate import dry_run as estimate
+    from signforge.benchmark.job import JobDisplay, Stopped, find_generator, run_main_job
+    from signforge.benchmark.report import arms_table
+    from signforge.data.prepare import download_if_asked, load_prepared_splits
+    from signforge.live import gan_display
+    from signforge.terminal import (
+        StopSignals,
+        print_lines,
+        print_message,
+        print_notes,
+        print_table,
+        rich_track,
+        stderr_console,
+    )
+
+    check_folder(out)
+    console = stderr_console()
+    more = {
+        "gan.device": source.device,
+        "classifier.device": source.device,
+        "classifier.name": classifier,
+        "classifier.steps": steps,
+        "benchmark.arms": comma_separated(arms) if arms else None,
+        "benchmark.seeds": seeds,
+    }
+    config = resolve_config(source, data, gan, more)
+    config = config.model_copy(update={"data": download_if_asked(config.data, data.download)})
+    track = rich_track(console)
+    splits = load_prepared_splits(config.data, track=track)
+    print_notes(console, splits.notes)
+    if dry_run:
+        plan = estimate(config, splits, out, sampler=find_generator(config, splits, generator))
+        if json_output:
+            print_json(plan.as_dict())
+        else:
+            print_lines(plan.lines)
+        return
+    with StopSignals() as stop:
+        display = JobDisplay(
+            message=lambda text: print_message(console, text),
+            track=track,
+            gan=lambda: gan_display(console, config.gan, splits.train.class_names),
+            on_row=lambda row: print_message(
+                console,
+                f"{row['arm']}, seed {row['seed']}: macro accuracy "
+                f"{100 * row['macro_accuracy']:.2f} % in {row['classifier_seconds']:.0f} s",
+            ),
+            should_stop=stop,
+        )
+        try:
+            summary = run_main_job(
+                config,
+                splits,
+                out,
+                generator=generator,
+                command=shlex.join(["signforge", *sys.argv[1:]]),
+                display=display,
+            )
+        except Stopped:
+            print_message(console, "Stopped; the same command goes on from here.")
+            raise typer.Exit(stop.exit_code or 1) from None
+    if json_output:
+        print_json({"run": str(out), **asdict(summary)})
+        return
+    print_table(arms_table(summary))
+    samples = out / "samples.png"
+    where = f"Report: {out / 'results.md'}"
+    print_lines([summary.verdict, f"{where}, samples: {samples}." if samples.exists() else where])

@@ -1,0 +1,118 @@
+"""``signforge train-cgan`` and ``signforge generate``."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from signforge.cli.options import (
+    GAN,
+    ConfigOptions,
+    DataOptions,
+    GanOptions,
+    Json,
+    resolve_config,
+    with_options,
+)
+from signforge.cli.output import check_folder, print_result
+from signforge.errors import SignforgeError
+
+
+@with_options
+def train_cgan(
+    source: ConfigOptions,
+    data: DataOptions,
+    gan: GanOptions,
+    out: Annotated[Path, typer.Option(help="Run directory.")] = Path("runs/cgan"),
+    seed: Annotated[int | None, typer.Option(help="Seed of the GAN.", rich_help_panel=GAN)] = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on from the last save.")] = False,
+    json_output: Json = False,
+) -> None:
+    """Train one class-conditional DCGAN on all classes of the training split."""
+    from signforge.data.prepare import download_if_asked, load_prepared_splits
+    from signforge.evaluate.observed import train_observed
+    from signforge.live import gan_display
+    from signforge.terminal import (
+        StopSignals,
+        is_first_process,
+        print_notes,
+        rich_track,
+        stderr_console,
+    )
+
+    check_folder(out)
+    console = stderr_console()
+    if resume and not (out / "config.yaml").is_file():
+        raise SignforgeError(f"{out} holds no training run to resume; start without --resume.")
+    config = resolve_config(
+        source,
+        data,
+        gan,
+        {"gan.seed": seed, "gan.device": source.device},
+        file_or_preset=str(out / "config.yaml") if resume else None,
+    )
+    config = config.model_copy(update={"data": download_if_asked(config.data, data.download)})
+    splits = load_prepared_splits(config.data, track=rich_track(console))
+    print_notes(console, splits.notes)
+    with StopSignals() as stop, gan_display(console, config.gan, splits.train.class_names) as shown:
+        sampler = train_observed(
+            config, splits, out, resume=resume, should_stop=stop, display=shown
+        )
+    card = sampler.card
+    result = {
+        "run": str(out),
+        "seen_kimg": card.seen_kimg,
+        "seconds": round(card.seconds, 1),
+        "fingerprint": sampler.fingerprint,
+        "samples": str(out / "samples.png"),
+        "curves": str(out / "curves.png"),
+        "stopped": stop.exit_code is not None,
+    }
+    if is_first_process():
+        ending = "Stopped; go on with --resume." if stop.exit_code else "Done."
+        print_result(
+            result,
+            f"{ending} {card.seen_kimg:.0f} kimg in {card.seconds / 60:.1f} minutes; generator in "
+            f"{out}, samples in {out / 'samples.png'}, curves in {out / 'curves.png'}.",
+            json_output,
+        )
+    if stop.exit_code:
+        raise typer.Exit(stop.exit_code)
+
+
+def generate(
+    run: Annotated[Path, typer.Argument(help="Run directory of train-cgan.")],
+    classes: Annotated[
+        list[str] | None,
+        typer.Option("--class", help="Name or id; may be repeated. Default: all classes."),
+    ] = None,
+    num: Annotated[int, typer.Option(min=1, help="Images of each class.")] = 100,
+    out: Annotated[Path | None, typer.Option(help="Folder; default RUN/generated.")] = None,
+    seed: Annotated[int, typer.Option(min=0)] = 0,
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")] = "auto",
+    json_output: Json = False,
+) -> None:
+    """Draw images of one class, of several or of all, as PNG files and a grid."""
+    from signforge.data.classes import find_class
+    from signforge.gan.generate import generate_images
+    from signforge.gan.sampler import load_sampler
+    from signforge.terminal import rich_track, stderr_console
+
+    check_folder(out)
+    sampler = load_sampler(run, device)
+    names = sampler.class_names
+    wanted = (find_class(name, names) for name in classes) if classes else range(len(names))
+    labels = list(dict.fromkeys(wanted))
+    folder = out or run / "generated"
+    track = rich_track(stderr_console())
+    files = generate_images(sampler, labels, num, folder, seed=seed, track=track)
+    result = {
+        "folder": str(folder),
+        "grid": str(folder / "grid.png"),
+        "classes": {str(label): names[label] for label in labels},
+        "seed": seed,
+        "files": [str(file) for file in files],
+    }
+    print_result(
+        result, f"{len(files)} images in {folder}, grid in {folder / 'grid.png'}.", json_output
+    )

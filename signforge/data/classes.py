@@ -1,0 +1,65 @@
+"""Classes as a user names them, and a data set cut down to some of them."""
+
+import difflib
+from collections.abc import Sequence
+from dataclasses import replace
+
+import torch
+
+from signforge.data.images import LabeledImages, LabeledSplits
+from signforge.errors import SignforgeError
+
+
+def find_class(name_or_id: str, class_names: Sequence[str]) -> int:
+    """The label of a class given by its name (any case) or its id.
+
+    Raises SignforgeError, with the closest name, where there is no such class.
+    """
+    lowered = [name.lower() for name in class_names]
+    wanted = name_or_id.strip().lower()
+    if wanted in lowered:
+        return lowered.index(wanted)
+    if wanted.isdecimal() and int(wanted) < len(class_names):
+        return int(wanted)
+    closest = difflib.get_close_matches(wanted, lowered, n=1)
+    hint = f"; did you mean {class_names[lowered.index(closest[0])]!r}?" if closest else "."
+    raise SignforgeError(
+        f"There is no class {name_or_id!r}: ids are 0..{len(class_names) - 1}{hint}"
+    )
+
+
+def restrict_classes(splits: LabeledSplits, classes: Sequence[str]) -> LabeledSplits:
+    """The images of ``classes`` (names or ids) alone, in every split, with labels from 0.
+
+    Classes keep their order in the data set, in whatever order they are named; one that is named
+    twice is there once. A note says which they are.
+
+    Raises SignforgeError for a class that is not there and for no class at all.
+    """
+    names = splits.train.class_names
+    labels = sorted({find_class(name, names) for name in classes})
+    if not labels:
+        raise SignforgeError("data.classes names no class; name at least one, or leave it out.")
+    listed = ", ".join(f"{names[label]} ({label})" for label in labels)
+    note = f"Only {len(labels)} of {len(names)} classes are used, numbered anew from 0: {listed}."
+    return replace(
+        splits,
+        train=_restrict(splits.train, labels),
+        val=splits.val and _restrict(splits.val, labels),
+        test=splits.test and _restrict(splits.test, labels),
+        notes=(*splits.notes, note),
+    )
+
+
+def _restrict(images: LabeledImages, labels: list[int]) -> LabeledImages:
+    new_label = torch.full((images.num_classes,), -1, dtype=torch.int64)
+    new_label[labels] = torch.arange(len(labels))
+    kept = (new_label[images.labels] >= 0).nonzero().flatten()
+    return LabeledImages(
+        images=images.images[kept],
+        labels=new_label[images.labels[kept]],
+        groups=images.groups[kept],
+        class_names=tuple(images.class_names[label] for label in labels),
+        names=tuple(images.names[index] for index in kept.tolist()),
+        source=images.source,
+    )
