@@ -9,7 +9,7 @@ import difflib
 from collections.abc import Mapping, Sequence
 from importlib import resources
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
@@ -41,7 +41,7 @@ class DataConfig(Section):
     """Cuts training to an exponential long tail of this n_max / n_min, by whole groups."""
     demo_scale: float = Field(0.1, gt=0, le=1)
     """Demo only: share of GTSRB's own class counts that is drawn."""
-    classes: tuple[str, ...] | None = None
+    classes: tuple[Annotated[str, Field(coerce_numbers_to_str=True)], ...] | None = None
     """Names or ids of the only classes to use, numbered anew from 0; None uses all."""
 
 

@@ -24,6 +24,7 @@ def tiny_config() -> Config:
         "data": {"source": "demo", "resolution": 16, "demo_scale": 0.02},
         "gan": {
             "z_dim": 8,
+            "guide_steps": 3,
             "base_channels": 4,
             "embedding_dim": 4,
             "batch_size": 8,
