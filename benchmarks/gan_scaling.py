@@ -82,7 +82,7 @@ def measure_point(
     }
     del loop
     with tempfile.TemporaryDirectory() as folder:
-        one_step = {"total_kimg": config.batch_size / 1000, "max_minutes": None}
+        one_step = {"total_kimg": config.batch_size / 1000, "max_minutes": None, "guide_steps": 1}
         train_cgan(config.model_copy(update=one_step), train, Path(folder) / "run")
         states = list((Path(folder) / "run" / "checkpoints").glob("*/state.safetensors"))
         checkpoint = max(path.stat().st_size for path in states)

@@ -156,16 +156,17 @@ def test_a_tiny_run_of_two_methods(tmp_path: Path) -> None:
         "data.resolution=8",
         "gan.base_channels=4",
         "gan.batch_size=4",
+        "gan.guide_steps=1",
         "gan.device=cpu",
         "benchmark.extractor_steps=2",
         "classifier.name=test_resnet",
         "classifier.batch_size=8",
         "classifier.device=cpu",
     )
-    shared = ["--config", "demo", "--out", str(tmp_path), "--minutes", "0.02"]
+    shared = ["--config", "demo", "--out", str(tmp_path), "--minutes", "0.05"]
     shared += [part for text in settings for part in ("--set", text)]
-    script.main(["--method", "ours", "--marks", "0.01,0.02", "--cas-steps", "2", *shared])
-    script.main(["--method", "plain", "--marks", "0.02", *shared])
+    script.main(["--method", "ours", "--marks", "0.02,0.05", "--cas-steps", "2", *shared])
+    script.main(["--method", "plain", "--marks", "0.05", *shared])
     rows = [json.loads(line) for line in (tmp_path / "rows.jsonl").read_text().splitlines()]
     assert [row["method"] for row in rows] == ["real", "ours", "ours", "plain"]
     real, first, second, plain = rows
@@ -175,8 +176,8 @@ def test_a_tiny_run_of_two_methods(tmp_path: Path) -> None:
     assert real["cas_steps"] == second["cas_steps"] == 2
     assert plain["cas"] is None
     assert len({row["judge_sha256"] for row in rows[1:]}) == 1
-    assert (tmp_path / "ours-seed0" / "samples-0.01min.png").exists()
+    assert (tmp_path / "ours-seed0" / "samples-0.02min.png").exists()
     script.main(["--report", "--out", str(tmp_path)])
     assert (tmp_path / "report.md").read_text().count("| signforge |") == 2
     with pytest.raises(SignforgeError, match="exists already"):
-        script.main(["--method", "plain", "--marks", "0.02", *shared])
+        script.main(["--method", "plain", "--marks", "0.05", *shared])
