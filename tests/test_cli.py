@@ -68,7 +68,13 @@ def signs(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 GAN = [
     argument
-    for setting in ("base_channels=4", "batch_size=8", "z_dim=8", "embedding_dim=4")
+    for setting in (
+        "base_channels=4",
+        "batch_size=8",
+        "z_dim=8",
+        "embedding_dim=4",
+        "guide_steps=3",
+    )
     for argument in ("--set", f"gan.{setting}")
 ] + ["--set", "gan.status_every_kimg=0.05", "--set", "gan.samples_every_kimg=0.1"]
 DATA = ("--resolution", 16, "--device", "cpu")

@@ -15,7 +15,13 @@ from signforge.gan.sampler import GeneratorCard, build_generator, save_sampler
 from support.cli_runner import run_cli
 
 TINY_GAN = GanConfig(
-    z_dim=4, base_channels=4, embedding_dim=4, batch_size=4, total_kimg=0.02, device="cpu"
+    z_dim=4,
+    base_channels=4,
+    guide_steps=2,
+    embedding_dim=4,
+    batch_size=4,
+    total_kimg=0.02,
+    device="cpu",
 )
 PROGRESS = ("Note: ", "Training the GAN in ")
 GTSRB_HEADER = "Filename;Width;Height;Roi.X1;Roi.Y1;Roi.X2;Roi.Y2;ClassId"
@@ -119,7 +125,11 @@ def generator(tmp_path_factory: pytest.TempPathFactory, signs: Path) -> Path:
 
 
 TRAIN = ("train-cgan", "--resolution", 16, "--device", "cpu", "--kimg", 0.02)
-TRAIN_SETTINGS = ("--set", "gan.base_channels=4", "--set", "gan.batch_size=4")
+TRAIN_SETTINGS = tuple(
+    part
+    for setting in ("base_channels=4", "batch_size=4", "guide_steps=2")
+    for part in ("--set", f"gan.{setting}")
+)
 
 
 def every_reader(source: object, out: Path) -> list[tuple[object, ...]]:

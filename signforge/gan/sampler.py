@@ -130,9 +130,20 @@ def build_generator(
     )
 
 
-def save_sampler(run: Path, generator: ConditionalGenerator, card: GeneratorCard) -> None:
-    """Writes generator.safetensors, then generator.json, which vouches for it by hash."""
-    tensors = {key: value.contiguous().cpu() for key, value in generator.state_dict().items()}
+def save_sampler(
+    run: Path,
+    generator: ConditionalGenerator,
+    card: GeneratorCard,
+    dtype: torch.dtype = torch.float32,
+) -> None:
+    """Writes generator.safetensors, then generator.json, which vouches for it by hash.
+
+    dtype: of the stored weights; ``torch.bfloat16`` halves the file. They compute in float32.
+    """
+    tensors = {
+        key: (value.to(dtype) if value.is_floating_point() else value).contiguous().cpu()
+        for key, value in generator.state_dict().items()
+    }
     weights = save_tensors(tensors)
     card = card.model_copy(update={"weights_sha256": sha256(weights)})
     write_atomically(run / "generator.safetensors", weights)

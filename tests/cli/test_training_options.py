@@ -39,6 +39,7 @@ SMALL = [
     part
     for setting in (
         "gan.base_channels=4",
+        "gan.guide_steps=2",
         "gan.embedding_dim=4",
         "gan.status_every_kimg=0.04",
         "gan.probe_classifier=test_resnet",

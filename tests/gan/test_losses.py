@@ -82,7 +82,7 @@ def test_the_relativistic_loss_sees_only_differences_of_pairs(pairs):
 
 
 def test_lecam_pulls_back_only_what_lies_beyond_the_other_anchor():
-    # By hand: reals above a_fake = -1 give (3^2 + 0) / 2, fakes below a_real = 1 give (2^2 + 0) / 2.
+    # By hand: reals above a_fake = -1 give (3^2 + 0) / 2, fakes below a_real = 1 (2^2 + 0) / 2.
     real, fake = torch.tensor([2.0, -4.0]), torch.tensor([-1.0, 5.0])
     real.requires_grad_(True)
     penalty = lecam_penalty(real, fake, torch.tensor([1.0, -1.0]))

@@ -198,3 +198,19 @@ def test_weights_of_another_network_are_one_sentence(make_sampler, run, change):
     with pytest.raises(SignforgeError, match=r"does not fit generator\.json: ") as error:
         load_sampler(run)
     assert "\n" not in str(error.value)
+
+
+def test_a_generator_stored_in_bf16_is_half_as_big_and_draws_nearly_the_same(
+    make_sampler, tmp_path
+):
+    sampler = make_sampler()
+    sizes = []
+    for name, dtype in (("full", torch.float32), ("half", torch.bfloat16)):
+        save_sampler(tmp_path / name, sampler.generator, sampler.card, dtype)
+        sizes.append((tmp_path / name / "generator.safetensors").stat().st_size)
+    full, half = (load_sampler(tmp_path / name, "cpu") for name in ("full", "half"))
+    assert sizes[1] < 0.7 * sizes[0]
+    assert all(weights.dtype == torch.float32 for weights in half.generator.parameters())
+    assert full.fingerprint != half.fingerprint
+    a, b = (model.sample(LABELS, 0).int() for model in (full, half))
+    assert 0 < (a - b).abs().float().mean() < 2

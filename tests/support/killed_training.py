@@ -45,6 +45,7 @@ CONFIG = Config(
     gan=GanConfig(
         z_dim=4,
         base_channels=4,
+        guide_steps=3,
         embedding_dim=4,
         batch_size=BATCH,
         learning_rate_decay_from_kimg=STEPS * BATCH / 2000,
