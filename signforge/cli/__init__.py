@@ -30,7 +30,7 @@ app.command()(benchmark)
 def main() -> None:
     """Runs the command line; what the user can mend becomes one sentence and exit code 2."""
     try:
-        app()
+        app(prog_name="signforge")
     except SignforgeError as error:
         sys.stderr.write(f"Error: {error}\n")
         sys.exit(2)

@@ -1,7 +1,7 @@
 """``signforge train-cgan`` and ``signforge generate``."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -17,6 +17,9 @@ from signforge.cli.options import (
 from signforge.cli.output import check_folder, print_result
 from signforge.errors import SignforgeError
 
+if TYPE_CHECKING:
+    from signforge.gan.sampler import GanSampler
+
 
 @with_options
 def train_cgan(
@@ -31,6 +34,7 @@ def train_cgan(
     """Train one class-conditional DCGAN on all classes of the training split."""
     from signforge.data.prepare import download_if_asked, load_prepared_splits
     from signforge.evaluate.observed import train_observed
+    from signforge.gan.distributed import by_first, largest, process_group
     from signforge.live import gan_display
     from signforge.terminal import (
         StopSignals,
@@ -51,13 +55,24 @@ def train_cgan(
         {"gan.seed": seed, "gan.device": source.device},
         file_or_preset=str(out / "config.yaml") if resume else None,
     )
-    config = config.model_copy(update={"data": download_if_asked(config.data, data.download)})
-    splits = load_prepared_splits(config.data, track=rich_track(console))
-    print_notes(console, splits.notes)
-    with StopSignals() as stop, gan_display(console, config.gan, splits.train.class_names) as shown:
-        sampler = train_observed(
-            config, splits, out, resume=resume, should_stop=stop, display=shown
-        )
+    with process_group(config.gan.device):
+        data_config = by_first(download_if_asked, config.data, data.download)
+        config = config.model_copy(update={"data": data_config})
+        splits = load_prepared_splits(config.data, track=rich_track(console))
+        print_notes(console, splits.notes)
+        names = splits.train.class_names
+        with StopSignals() as stop, gan_display(console, config.gan, names) as shown:
+            sampler = train_observed(
+                config, splits, out, resume=resume, should_stop=stop, display=shown
+            )
+        exit_code = largest(stop.exit_code or 0)
+        if is_first_process():
+            _print_run(out, sampler, json_output, stopped=exit_code > 0)
+    if exit_code:
+        raise typer.Exit(exit_code)
+
+
+def _print_run(out: Path, sampler: "GanSampler", json_output: bool, *, stopped: bool) -> None:
     card = sampler.card
     result = {
         "run": str(out),
@@ -66,18 +81,15 @@ def train_cgan(
         "fingerprint": sampler.fingerprint,
         "samples": str(out / "samples.png"),
         "curves": str(out / "curves.png"),
-        "stopped": stop.exit_code is not None,
+        "stopped": stopped,
     }
-    if is_first_process():
-        ending = "Stopped; go on with --resume." if stop.exit_code else "Done."
-        print_result(
-            result,
-            f"{ending} {card.seen_kimg:.0f} kimg in {card.seconds / 60:.1f} minutes; generator in "
-            f"{out}, samples in {out / 'samples.png'}, curves in {out / 'curves.png'}.",
-            json_output,
-        )
-    if stop.exit_code:
-        raise typer.Exit(stop.exit_code)
+    ending = "Stopped; go on with --resume." if stopped else "Done."
+    print_result(
+        result,
+        f"{ending} {card.seconds / 60:.1f} minutes; generator as of {card.seen_kimg:.0f} kimg in "
+        f"{out}, samples in {out / 'samples.png'}, curves in {out / 'curves.png'}.",
+        json_output,
+    )
 
 
 def generate(

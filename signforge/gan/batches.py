@@ -4,6 +4,7 @@ import torch
 from torch import Tensor
 
 from signforge.data.images import LabeledImages
+from signforge.gan.distributed import WHOLE, Share
 from signforge.gan.sampler import from_uint8
 
 
@@ -26,14 +27,18 @@ class BatchSource:
         """int64 (n,) from the class prior."""
         return torch.multinomial(self.prior, n, replacement=True, generator=rng)
 
-    def batch(self, n: int, rng: torch.Generator) -> tuple[Tensor, Tensor]:
-        """Real images float (n, 3, H, W) in -1..1 and their labels int64 (n,)."""
+    def batch(self, n: int, rng: torch.Generator, share: Share = WHOLE) -> tuple[Tensor, Tensor]:
+        """Real images float (n, 3, H, W) in -1..1 and their labels int64 (n,), or a share of n."""
         labels = self.labels(n, rng)
-        return self.images_of(labels, rng), labels
+        return self.images_of(labels, rng, share), share.of(labels)
 
-    def images_of(self, labels: Tensor, rng: torch.Generator) -> Tensor:
-        """One random real image of each label, float (n, 3, H, W) in -1..1."""
+    def images_of(self, labels: Tensor, rng: torch.Generator, share: Share = WHOLE) -> Tensor:
+        """One random real image of each label, float (n, 3, H, W) in -1..1.
+
+        labels: int64 (n,) of the whole batch; only the images of ``share`` of it are gathered.
+        """
         offsets = torch.rand(len(labels), generator=rng, device=self.device, dtype=torch.float64)
+        labels, offsets = share.of(labels), share.of(offsets)
         counts = self.counts[labels]
         rows = self.starts[labels] + torch.minimum((offsets * counts).long(), counts - 1)
         return from_uint8(self.images[rows])

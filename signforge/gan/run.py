@@ -13,6 +13,7 @@ from signforge.data.splits import PreparedSplits
 from signforge.environment import describe_environment
 from signforge.errors import SignforgeError
 from signforge.files import write_atomically
+from signforge.gan.distributed import by_first
 from signforge.gan.film import save_curves, save_film
 from signforge.gan.metrics import Probe, Status
 from signforge.gan.sampler import ClassConditionalSampler, GanSampler, load_sampler
@@ -61,6 +62,7 @@ def run_training(
     the finished generator, which is the best that ``probe`` judged, else the last.
 
     on_grid: gets the path of each grid in samples/ and the kimg seen.
+    Within ``process_group`` all of this is done by the first process alone, for all.
 
     Raises SignforgeError as ``train_cgan`` does, and where a resumed run's config or data are
     not those it was started with, naming all that differs.
@@ -91,9 +93,9 @@ def run_training(
     )
     train_cgan(config.gan, train, run, events=events, resume=resume)
     sampler = load_sampler(run, config.gan.device)
-    save_sample_grid(run / "samples.png", sampler)
-    save_curves(run)
-    save_film(run)
+    by_first(save_sample_grid, run / "samples.png", sampler)
+    by_first(save_curves, run)
+    by_first(save_film, run)
     return sampler
 
 

@@ -2,9 +2,9 @@
 
 import math
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import cast
 
 import torch
@@ -13,14 +13,17 @@ from torch import Tensor, nn
 from signforge.config import GanConfig
 from signforge.data.images import LabeledImages
 from signforge.device import autocast, resolve_device
+from signforge.errors import SignforgeError
 from signforge.gan import losses
 from signforge.gan.augment import diff_augment
 from signforge.gan.batches import BatchSource
 from signforge.gan.checkpoint import TrainingState
+from signforge.gan.distributed import WHOLE, Share, average, current_share, use_global_batch_norm
 from signforge.gan.ema import ema_copy
 from signforge.gan.guide import build_guide, guide_loss
 from signforge.gan.networks import ConditionalGenerator, ProjectionDiscriminator
 from signforge.gan.sampler import build_generator
+from signforge.seeds import derive_seed
 
 STDDEV_GROUP = 8
 """Images over which the discriminator sees the variety of a batch, where the batch divides."""
@@ -29,7 +32,7 @@ ANCHOR_DECAY = 0.99
 
 @dataclass(frozen=True)
 class StepValues:
-    """What one step computed, as detached scalars on the training device."""
+    """What one step computed on the whole batch, as detached scalars on the training device."""
 
     discriminator_loss: Tensor
     generator_loss: Tensor
@@ -44,8 +47,17 @@ def build_training_state(
 ) -> TrainingState:
     """Networks and optimizers, initialised from ``config.seed`` without touching global state.
 
-    The guide is as yet untrained.
+    The guide is as yet untrained. Every process of a group builds the same.
+
+    Raises SignforgeError for a batch that cannot be divided evenly among the processes.
     """
+    share = current_share()
+    stddev_group = math.gcd(config.batch_size, STDDEV_GROUP)
+    if config.batch_size % (stddev_group * share.size):
+        raise SignforgeError(
+            f"gan.batch_size is the batch of all processes, and {config.batch_size} images cannot "
+            f"be divided among {share.size}; make it a multiple of {STDDEV_GROUP * share.size}."
+        )
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(config.seed)
         generator = build_generator(config, num_classes=num_classes, resolution=resolution)
@@ -53,9 +65,11 @@ def build_training_state(
             num_classes=num_classes,
             resolution=resolution,
             base_channels=config.base_channels,
-            stddev_group=math.gcd(config.batch_size, STDDEV_GROUP),
+            stddev_group=stddev_group,
             dropout=config.discriminator_dropout,
         )
+    if share.size > 1:
+        use_global_batch_norm(generator)
     for network in (generator, discriminator):
         network.to(device)
         network.to(memory_format=torch.channels_last)
@@ -92,22 +106,47 @@ def gan_step(
 
     with_penalty: adds R1 to the discriminator's gradients, weighted by ``r1_every_steps``, since
     it is only applied that often ("lazy regularisation", Karras et al. 2020, appendix B).
-    """
-    device, n = batches.device, config.batch_size
-    discriminator = cast(ProjectionDiscriminator, state.discriminator)
-    generator = cast(ConditionalGenerator, state.generator)
-    z = torch.randn((2, n, config.z_dim), generator=rng, device=device)
 
+    In a group of processes each works on its share of the batch; gradients, losses and
+    statistics are means over all, so that all stay alike.
+    """
+    z = torch.randn((2, config.batch_size, config.z_dim), generator=rng, device=batches.device)
+    with _seeded_dropout(config, rng):
+        loss, real_mean, fake_mean, discriminator_finite = _train_discriminator(
+            state, batches, config, rng, z[0], with_penalty=with_penalty
+        )
+        generator_loss, generator_finite = _train_generator(state, batches, config, rng, z[1])
+    return StepValues(
+        discriminator_loss=loss,
+        generator_loss=generator_loss,
+        real_logits_mean=real_mean,
+        fake_logits_mean=fake_mean,
+        finite=discriminator_finite & generator_finite,
+    )
+
+
+def _train_discriminator(
+    state: TrainingState,
+    batches: BatchSource,
+    config: GanConfig,
+    rng: torch.Generator,
+    z: Tensor,
+    *,
+    with_penalty: bool,
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Loss, means of real and of fake logits, and whether the update was finite."""
+    device, n, share = batches.device, config.batch_size, current_share()
+    discriminator = cast(ProjectionDiscriminator, state.discriminator)
     # Fakes have the labels of the real images, so that only looks can tell the two apart.
-    real, labels = batches.batch(n, rng)
+    real, labels = batches.batch(n, rng, share)
     with autocast(device, config.precision):
         with torch.no_grad():
-            fake = generator(z[0], labels)
-        both = augment(torch.cat([real, fake]), config, rng)
+            fake = state.generator(share.of(z), labels)
+        both = augment(torch.cat([real, fake]), config, rng, replace(share, parts=2))
         logits = discriminator(both, labels.repeat(2))
-        real_logits, fake_logits = logits[:n], logits[n:]
-        discriminator_loss = _discriminator_loss(config, real_logits, fake_logits)
-        regularised = discriminator_loss
+        real_logits, fake_logits = logits.chunk(2)
+        loss = _discriminator_loss(config, real_logits, fake_logits)
+        regularised = loss
         if config.lecam_weight:
             anchors = discriminator.logit_anchors
             _follow(anchors, real_logits, fake_logits)
@@ -117,22 +156,36 @@ def gan_step(
     regularised.backward()  # type: ignore[no-untyped-call]
     if with_penalty and config.r1_gamma:
         gamma = config.r1_gamma * config.r1_every_steps
-        for images in torch.split(both, n)[: 2 if config.loss == "relativistic" else 1]:
+        for images in both.chunk(2)[: 2 if config.loss == "relativistic" else 1]:
             inputs = images.detach().requires_grad_(True)
             penalty = losses.r1_penalty(discriminator(inputs, labels), inputs)
             (gamma * penalty).backward()  # type: ignore[no-untyped-call]
-    discriminator_finite = _update_if_finite(state.discriminator_optimizer, discriminator_loss)
+    means = [value.detach().mean() for value in (loss, real_logits, fake_logits)]
+    finite = _update_if_finite(state.discriminator_optimizer, means)
+    return means[0], means[1], means[2], finite
 
-    labels = batches.labels(n, rng)
-    with _frozen(discriminator), autocast(device, config.precision):
-        fake = augment(generator(z[1], labels), config, rng)
-        logits = discriminator(fake, labels)
+
+def _train_generator(
+    state: TrainingState,
+    batches: BatchSource,
+    config: GanConfig,
+    rng: torch.Generator,
+    z: Tensor,
+) -> tuple[Tensor, Tensor]:
+    """Loss, and whether the update was finite."""
+    device, share = batches.device, current_share()
+    generator = cast(ConditionalGenerator, state.generator)
+    all_labels = batches.labels(config.batch_size, rng)
+    labels = share.of(all_labels)
+    with _frozen(state.discriminator), autocast(device, config.precision):
+        fake = augment(generator(share.of(z), labels), config, rng, share)
+        logits = state.discriminator(fake, labels)
         if config.loss == "relativistic":
-            real = augment(batches.images_of(labels, rng), config, rng)
-            generator_loss = losses.relativistic_loss(logits, discriminator(real, labels))
+            real = augment(batches.images_of(all_labels, rng, share), config, rng, share)
+            loss = losses.relativistic_loss(logits, state.discriminator(real, labels))
         else:
-            generator_loss = losses.generator_loss(logits)
-        regularised = generator_loss
+            loss = losses.generator_loss(logits)
+        regularised = loss
         if state.guide is not None:
             missed = guide_loss(state.guide(fake), labels, config.guide_margin)
             regularised = regularised + config.guide_weight * missed
@@ -142,15 +195,8 @@ def gan_step(
             regularised = regularised + config.gsr_weight * torch.stack(penalties).mean()
     state.generator_optimizer.zero_grad()
     regularised.backward()  # type: ignore[no-untyped-call]
-    generator_finite = _update_if_finite(state.generator_optimizer, generator_loss)
-
-    return StepValues(
-        discriminator_loss=discriminator_loss.detach(),
-        generator_loss=generator_loss.detach(),
-        real_logits_mean=real_logits.detach().mean(),
-        fake_logits_mean=fake_logits.detach().mean(),
-        finite=discriminator_finite & generator_finite,
-    )
+    loss = loss.detach()
+    return loss, _update_if_finite(state.generator_optimizer, [loss])
 
 
 def measure_images_per_second(config: GanConfig, train: LabeledImages, steps: int = 8) -> float:
@@ -171,9 +217,11 @@ def measure_images_per_second(config: GanConfig, train: LabeledImages, steps: in
     return steps * config.batch_size / (time.perf_counter() - started)
 
 
-def augment(images: Tensor, config: GanConfig, rng: torch.Generator) -> Tensor:
+def augment(
+    images: Tensor, config: GanConfig, rng: torch.Generator, share: Share = WHOLE
+) -> Tensor:
     """What the discriminator gets to see of float (N, 3, H, W) images."""
-    return diff_augment(images, config.augment, rng, config.augment_probability)
+    return diff_augment(images, config.augment, rng, config.augment_probability, share)
 
 
 def _discriminator_loss(config: GanConfig, real_logits: Tensor, fake_logits: Tensor) -> Tensor:
@@ -186,11 +234,15 @@ def _discriminator_loss(config: GanConfig, real_logits: Tensor, fake_logits: Ten
 def _follow(anchors: Tensor, real_logits: Tensor, fake_logits: Tensor) -> None:
     """Moves the anchors a little towards the means of this batch."""
     means = torch.stack([real_logits.mean(), fake_logits.mean()])
+    average([means])
     anchors.lerp_(means.to(anchors.dtype), 1 - ANCHOR_DECAY)
 
 
-def _update_if_finite(optimizer: torch.optim.Optimizer, loss: Tensor) -> Tensor:
-    """One optimizer step unless the loss or a gradient is not finite; bool, on the device.
+def _update_if_finite(optimizer: torch.optim.Optimizer, values: Sequence[Tensor]) -> Tensor:
+    """One optimizer step unless a gradient or the loss is not finite; bool, on the device.
+
+    Gradients and values, scalars of which the first is the loss, become the means over all
+    processes first: what is not finite in one of them is not finite in all.
 
     The fused optimizer itself skips the update, told by ``found_inf`` as a GradScaler would, so
     the host never waits to learn which it was.
@@ -201,12 +253,25 @@ def _update_if_finite(optimizer: torch.optim.Optimizer, loss: Tensor) -> Tensor:
         for weight in group["params"]
         if weight.grad is not None
     ]
+    average([*gradients, *values])
     # A sum of absolute values is finite exactly if all of them are, short of overflow.
     norms = torch.stack(torch._foreach_norm(gradients, 1))
-    finite = norms.isfinite().all() & loss.detach().isfinite()
+    finite = norms.isfinite().all() & values[0].isfinite()
     optimizer.found_inf = (~finite).float()  # type: ignore[attr-defined]
     optimizer.step()
     return finite
+
+
+@contextmanager
+def _seeded_dropout(config: GanConfig, rng: torch.Generator) -> Iterator[None]:
+    """Lets dropout, which only knows torch's global generator, draw from the step's seed too."""
+    if not config.discriminator_dropout:
+        yield
+        return
+    devices = [rng.device] if rng.device.type == "cuda" else []
+    with torch.random.fork_rng(devices=devices):
+        torch.manual_seed(derive_seed(rng.initial_seed(), current_share().rank))
+        yield
 
 
 @contextmanager

@@ -2,12 +2,15 @@
 
 The training images lie on the training device as uint8; batches are gathered and augmented
 there. Every step draws its randomness from (seed, step), so a resumed run replays nothing.
+Within ``process_group`` several processes take each step together, and the first alone writes.
 """
 
 import time
 from collections.abc import Callable
 from dataclasses import astuple, dataclass, replace
+from functools import partial
 from pathlib import Path
+from typing import TypeVar
 
 import torch
 from torch import Tensor
@@ -23,6 +26,13 @@ from signforge.gan.checkpoint import (
     list_checkpoints,
     load_checkpoint,
     save_checkpoint,
+)
+from signforge.gan.distributed import (
+    any_process,
+    by_first,
+    copy_from_first,
+    current_share,
+    of_first,
 )
 from signforge.gan.ema import ema_decay, ema_update
 from signforge.gan.export import current_sampler, export_generator
@@ -42,12 +52,17 @@ from signforge.gan.sampler import GanSampler
 from signforge.gan.step import StepValues, build_training_state, gan_step
 from signforge.seeds import derive_seed
 
+T = TypeVar("T")
+
 FINITE_CHECK_STEPS_GPU = 50
 
 
 @dataclass(frozen=True)
 class TrainingEvents:
-    """What a caller may hook in; each is called between steps, never inside one."""
+    """What a caller may hook in; each is called between steps, never inside one.
+
+    Of several processes only the first calls them, but for ``should_stop``, which all are asked.
+    """
 
     on_start: Callable[[], None] = lambda: None
     """Called once the run is known to be startable, before the first step."""
@@ -88,9 +103,10 @@ def train_cgan(
     Where a loss or gradient is not finite it goes back to the newest checkpoint and on from
     there at half the learning rates, ``max_rollbacks`` times at most.
 
-    Raises SignforgeError for a class without images, a run that already exists (without
-    ``resume``), nothing to resume, a file that cannot be written (the newest checkpoint is then
-    as good as before), and values that stay not finite (naming the last good checkpoint).
+    Raises SignforgeError for a class without images, a batch that the processes cannot divide, a
+    run that already exists (without ``resume``), nothing to resume, a file that cannot be written
+    (the newest checkpoint is then as good as before), and values that stay not finite (naming
+    the last good checkpoint).
     """
     events = events or TrainingEvents()
     _require_every_class(train)
@@ -99,51 +115,54 @@ def train_cgan(
         config, num_classes=train.num_classes, resolution=train.resolution, device=device
     )
     batches = BatchSource(train, config.class_prior, device)
+
+    def show(to: Callable[[GanSampler, float], T], progress: Progress) -> T:
+        return to(current_sampler(config, state, train, progress, batches), progress.seen_kimg)
+
     progress = _start(run, state, resume)
-    events.on_start()
+    by_first(events.on_start)
     started = time.perf_counter() - progress.seconds
     if not resume:
         if state.guide is not None:
-            train_guide(state.guide, batches, config)
-        seconds = time.perf_counter() - started
+            by_first(train_guide, state.guide, batches, config)
+            copy_from_first(state.guide)
+        seconds = of_first(time.perf_counter() - started)
         progress = replace(progress, seconds=seconds, status_seconds=seconds)
         # So that every run can be resumed, and has a state to go back to.
-        save_checkpoint(run, state, progress, config.keep_checkpoints)
+        by_first(save_checkpoint, run, state, progress, config.keep_checkpoints)
 
     saved = progress
     sums, finite = _step_sums(progress, device), torch.tensor(True, device=device)
     while True:
-        finished, stopping = _finished(config, progress), events.should_stop()
+        finished, stopping = _finished(config, progress), any_process(events.should_stop())
         due = _due(config, progress, saved, events, stopping=stopping, finished=finished)
         ask = due or progress.step % finite_check_steps(device) == 0
-        if (ask and not bool(finite)) or (due and not is_finite(state)):
-            progress = saved = roll_back(run, state, config, progress)
+        if ask and any_process(not bool(finite) or (bool(due) and not is_finite(state))):
+            progress = saved = _roll_back(run, state, config, progress)
             sums, finite = _step_sums(progress, device), torch.tensor(True, device=device)
             continue
 
         if due.probe and not stopping and events.probe:
-            sampler = current_sampler(config, state, train, progress, batches)
-            found = events.probe(sampler, progress.seen_kimg)
+            found = by_first(show, events.probe, progress)
             progress = replace(progress, probe=found, probe_step=progress.step)
-            stopping = events.should_stop()
+            stopping = any_process(events.should_stop())
         # A stop leaves the probe to the resumed run, and with it the line that would hold it.
         probe_owed = due.probe and progress.probe_step != progress.step
         if due.status and not probe_owed:
             progress = replace(progress, step_sums=StepMeans(*sums.tolist()))
             rates, memory = learning_rates(config, progress), peak_memory_mib(device)
             status = summarise_steps(progress, rates, memory)
-            append_status(run / "metrics.jsonl", status)
-            events.on_status(status)
+            by_first(append_status, run / "metrics.jsonl", status)
+            by_first(events.on_status, status)
             progress = replace(progress, status_step=progress.step, status_seconds=progress.seconds)
             sums.zero_()
         if due.samples and not stopping:
-            sampler = current_sampler(config, state, train, progress, batches)
-            events.on_samples(sampler, progress.seen_kimg)
+            by_first(show, events.on_samples, progress)
             progress = replace(progress, samples_step=progress.step)
         if due.checkpoint and progress != saved:
-            seconds = time.perf_counter() - started
+            seconds = of_first(time.perf_counter() - started)
             progress = replace(progress, seconds=seconds, step_sums=StepMeans(*sums.tolist()))
-            save_checkpoint(run, state, progress, config.keep_checkpoints)
+            by_first(save_checkpoint, run, state, progress, config.keep_checkpoints)
             saved = progress
         if stopping or finished:
             break
@@ -160,10 +179,10 @@ def train_cgan(
             progress,
             step=progress.step + 1,
             seen_images=progress.seen_images + config.batch_size,
-            seconds=time.perf_counter() - started,
+            seconds=of_first(time.perf_counter() - started),
         )
 
-    export_generator(run, config, train, batches, seconds=progress.seconds)
+    by_first(partial(export_generator, run, config, train, batches, seconds=progress.seconds))
     return progress
 
 
@@ -203,23 +222,38 @@ def _require_every_class(train: LabeledImages) -> None:
 
 
 def _start(run: Path, state: TrainingState, resume: bool) -> Progress:
-    checkpoints = list_checkpoints(run)
-    if resume:
-        if not checkpoints:
-            raise SignforgeError(f"{run} has no checkpoint to resume from; start without --resume.")
-        try:
-            for folder in (run, run / "samples", run / "checkpoints"):
-                remove_leftovers(folder)
-        except OSError as error:
-            raise cannot_write(run, error) from None
-        progress = load_checkpoint(checkpoints[-1], state)
-        forget_after(run / "metrics.jsonl", progress)
-        return progress
-    if checkpoints or (run / "generator.json").exists():
+    by_first(_tidy if resume else _require_new, run)
+    if not resume:
+        return Progress()
+    progress = load_checkpoint(list_checkpoints(run)[-1], state)
+    by_first(forget_after, run / "metrics.jsonl", progress)
+    return progress
+
+
+def _require_new(run: Path) -> None:
+    if list_checkpoints(run) or (run / "generator.json").exists():
         raise SignforgeError(
             f"{run} already holds a training run; use --resume to go on, or another --out."
         )
-    return Progress()
+
+
+def _tidy(run: Path) -> None:
+    """Makes a run ready to go on from."""
+    if not list_checkpoints(run):
+        raise SignforgeError(f"{run} has no checkpoint to resume from; start without --resume.")
+    try:
+        for folder in (run, run / "samples", run / "checkpoints"):
+            remove_leftovers(folder)
+    except OSError as error:
+        raise cannot_write(run, error) from None
+
+
+def _roll_back(run: Path, state: TrainingState, config: GanConfig, progress: Progress) -> Progress:
+    """Only the first process writes; what it went back to is what the others then find."""
+    restored = by_first(roll_back, run, state, config, progress)
+    if current_share().rank > 0:
+        load_checkpoint(list_checkpoints(run)[-1], state)
+    return restored
 
 
 def _finished(config: GanConfig, progress: Progress) -> bool:

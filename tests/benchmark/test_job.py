@@ -225,7 +225,7 @@ def test_arms_without_a_generator_train_none(
     splits: PreparedSplits,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(job_module, "run_training", pytest.fail)
+    monkeypatch.setattr(job_module, "train_observed", pytest.fail)
     config = with_arms(job_config, "real", "oversample")
     summary = run_main_job(config, splits, tmp_path)
     assert summary.verdict

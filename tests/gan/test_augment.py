@@ -5,6 +5,7 @@ import torch
 from torch.nn import functional as F
 
 from signforge.gan.augment import diff_augment
+from signforge.gan.distributed import Share
 
 POLICIES = [
     policy
@@ -122,3 +123,13 @@ def test_probability_leaves_the_rest_of_the_images_untouched():
     assert 0.26 < changed.float().mean() < 0.34
     full = diff_augment(images, ["color"], rng())
     assert torch.equal(augmented[changed], full[changed])
+
+
+@pytest.mark.parametrize("policy", POLICIES, ids="+".join)
+@pytest.mark.parametrize("parts", [1, 2])
+def test_shares_of_a_batch_are_augmented_as_the_batch_is(policy, parts):
+    images = noise(12)
+    whole = diff_augment(images, policy, rng(1), 0.7)
+    for share in (Share(rank, 3, parts) for rank in range(3)):
+        here = diff_augment(share.of(images), policy, rng(1), 0.7, share)
+        assert torch.allclose(here, share.of(whole), atol=1e-6)

@@ -3,6 +3,7 @@ import torch
 
 from signforge.data.images import UNKNOWN_GROUP, LabeledImages
 from signforge.gan.batches import BatchSource
+from signforge.gan.distributed import Share
 from signforge.gan.sampler import to_uint8
 
 CPU = torch.device("cpu")
@@ -75,3 +76,11 @@ def test_the_same_seed_draws_the_same_batch():
     assert torch.equal(one[0], two[0])
     assert torch.equal(one[1], two[1])
     assert not torch.equal(one[0], other[0])
+
+
+def test_the_shares_of_a_batch_are_the_batch():
+    source = BatchSource(numbered(COUNTS), "uniform", CPU)
+    whole = source.batch(16, rng(3))
+    shares = [source.batch(16, rng(3), Share(rank, 2)) for rank in range(2)]
+    for together, wanted in zip(zip(*shares, strict=True), whole, strict=True):
+        assert torch.equal(torch.cat(together), wanted)

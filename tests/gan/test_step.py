@@ -107,14 +107,40 @@ def test_the_same_seed_is_bit_identical_and_another_is_not(make_config, make_tra
     assert any(not torch.equal(a[key], c[key]) for key in a)
 
 
-def test_nothing_reads_or_moves_the_global_random_state(make_config, make_train):
+@pytest.mark.parametrize("dropout", [0.0, 0.5])
+def test_nothing_reads_or_moves_the_global_random_state(make_config, make_train, dropout):
+    config = make_config(discriminator_dropout=dropout)
     before = torch.random.get_rng_state()
-    one = run_steps(make_config(), make_train(), 2)[0]
+    one = run_steps(config, make_train(), 2)[0]
     assert torch.equal(before, torch.random.get_rng_state())
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(123)
-        two = run_steps(make_config(), make_train(), 2)[0]
+        two = run_steps(config, make_train(), 2)[0]
     assert one == two
+    assert (dropout == 0) == (one == run_steps(make_config(), make_train(), 2)[0])
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"loss": "relativistic"},
+        {"lecam_weight": 0.1},
+        {"gsr_weight": 0.5},
+        {"guide_weight": 0.0},
+        {"upsample": "resize"},
+        {"augment": ("geometric",)},
+        {"class_prior": "tempered"},
+    ],
+    ids=str,
+)
+def test_every_option_trains_and_makes_a_difference(make_config, make_train, changes):
+    train = make_train()
+    _, plain = run_steps(make_config(), train, 3)
+    values, changed = run_steps(make_config(**changes), train, 3)
+    assert all(value.isfinite() for value in asdict(values[-1]).values())
+    a, b = weights(plain), weights(changed)
+    shared = a.keys() & b.keys()
+    assert any(not torch.equal(a[key], b[key]) for key in shared if a[key].shape == b[key].shape)
 
 
 @pytest.mark.parametrize("poisoned", ["discriminator", "generator"])
