@@ -86,8 +86,8 @@ def _print_run(out: Path, sampler: "GanSampler", json_output: bool, *, stopped: 
     ending = "Stopped; go on with --resume." if stopped else "Done."
     print_result(
         result,
-        f"{ending} {card.seconds / 60:.1f} minutes; generator as of {card.seen_kimg:.0f} kimg in "
-        f"{out}, samples in {out / 'samples.png'}, curves in {out / 'curves.png'}.",
+        f"{ending} {card.seconds / 60:.1f} minutes; generator in {out}, as it was after "
+        f"{card.seen_kimg:.0f} kimg, samples in {out / 'samples.png'}, curves in {out / 'curves.png'}.",
         json_output,
     )
 
