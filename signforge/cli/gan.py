@@ -87,7 +87,8 @@ def _print_run(out: Path, sampler: "GanSampler", json_output: bool, *, stopped: 
     print_result(
         result,
         f"{ending} {card.seconds / 60:.1f} minutes; generator in {out}, as it was after "
-        f"{card.seen_kimg:.0f} kimg, samples in {out / 'samples.png'}, curves in {out / 'curves.png'}.",
+        f"{card.seen_kimg:.0f} kimg, samples in {out / 'samples.png'}, curves in "
+        f"{out / 'curves.png'}.",
         json_output,
     )
 
