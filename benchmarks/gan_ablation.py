@@ -14,15 +14,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from judging import (
-    announce,
-    append_row,
-    load_or_train_judge,
-    markdown_table,
-    origin,
-    read_rows,
-    trained_gan,
-)
+from judging import announce, load_or_train_judge, origin, trained_gan
+from records import append_row, markdown_table, read_rows, run_script
 
 from signforge.config import ClassifierConfig, GanConfig, load_config, parse_override
 from signforge.data.prepare import load_prepared_splits
@@ -99,10 +92,9 @@ def ablation_table(rows: Sequence[dict[str, Any]]) -> str:
     return markdown_table(header, cells)
 
 
-def main(argv: Sequence[str] | None = None) -> None:
+def main(argv: Sequence[str]) -> None:
     """Trains and measures every variant that --out has no row of."""
-    arguments = list(sys.argv[1:] if argv is None else argv)
-    options = _parser().parse_args(arguments)
+    options = _parser().parse_args(argv)
     config = load_config(
         options.config, [*map(parse_override, options.set), ("data.source", options.data)]
     )
@@ -133,7 +125,7 @@ def main(argv: Sequence[str] | None = None) -> None:
             "gan_seconds": sampler.card.seconds,
             **report.as_dict(),
             "gan": gan.model_dump(mode="json"),
-            **origin(__file__, arguments),
+            **origin(__file__, argv),
         }
         append_row(path, row)
         rows.append(row)
@@ -160,7 +152,4 @@ def _parser() -> argparse.ArgumentParser:
 
 
 if __name__ == "__main__":
-    try:
-        main()
-    except SignforgeError as error:
-        sys.exit(f"Error: {error}")
+    sys.exit(run_script(main))

@@ -42,16 +42,8 @@ from statistics import fmean
 from typing import Any
 
 import torch
-from judging import (
-    announce,
-    append_row,
-    has_other_groups,
-    kept_features,
-    load_or_train_judge,
-    markdown_table,
-    origin,
-    read_rows,
-)
+from judging import announce, has_other_groups, kept_features, load_or_train_judge, origin
+from records import append_row, markdown_table, read_rows, run_script
 from torch import Tensor
 
 from signforge.benchmark.folder import read_json, write_json
@@ -376,7 +368,4 @@ def main(argv: Sequence[str]) -> None:
 
 
 if __name__ == "__main__":
-    try:
-        main(sys.argv[1:])
-    except SignforgeError as error:
-        sys.exit(str(error))
+    sys.exit(run_script(main))

@@ -19,17 +19,16 @@ from typing import Any
 
 import torch
 from matplotlib.figure import Figure
-from step_cost import OurLoop, synchronise
-from timing import (
+from records import (
     command_line,
     markdown_table,
     provenance,
     provenance_text,
-    rotated,
     run_script,
-    spread,
     write_json,
 )
+from step_cost import OurLoop, synchronise
+from timing import rotated, spread
 
 from signforge.benchmark.plots import COLORS
 from signforge.config import GanConfig, load_config, parse_override

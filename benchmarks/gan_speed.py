@@ -23,6 +23,14 @@ from typing import Any
 import torch
 from baselines.mimicry_pd import MimicryPd
 from baselines.plain_loop import PlainLoop
+from records import (
+    command_line,
+    markdown_table,
+    provenance,
+    provenance_text,
+    run_script,
+    write_json,
+)
 from step_cost import (
     OurLoop,
     Product,
@@ -33,18 +41,7 @@ from step_cost import (
     square_product,
     synchronise,
 )
-from timing import (
-    Spread,
-    command_line,
-    markdown_table,
-    provenance,
-    provenance_text,
-    ratio_spread,
-    rotated,
-    run_script,
-    spread,
-    write_json,
-)
+from timing import Spread, ratio_spread, rotated, spread
 
 from signforge.config import Config, load_config, parse_override
 from signforge.data.images import LabeledImages

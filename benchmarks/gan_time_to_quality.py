@@ -23,8 +23,8 @@ from baselines.ours import Ours
 from baselines.plain_cdcgan import PlainConditionalDcgan
 from judging import load_or_train_judge
 from matplotlib.figure import Figure
-from quality import accuracy_when_trained_on, measure_quality
-from timing import (
+from quality import accuracy_of_real, measure_quality
+from records import (
     append_row,
     command_line,
     markdown_table,
@@ -123,7 +123,7 @@ def _measure_real_once(
         known = [(row["method"], row["cas_steps"]) for row in read_rows(path)]
         if ("real", cas_steps) in known:
             return
-    accuracy = accuracy_when_trained_on(splits.train, config, splits, cas_steps)
+    accuracy = accuracy_of_real(config, splits, cas_steps)
     append_row(
         path, {"method": "real", "cas": accuracy, "cas_steps": cas_steps, "origin": dict(origin)}
     )

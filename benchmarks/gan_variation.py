@@ -47,15 +47,8 @@ from statistics import fmean
 from typing import Any
 
 import torch
-from judging import (
-    announce,
-    append_row,
-    has_other_groups,
-    load_or_train_judge,
-    markdown_table,
-    origin,
-    trained_gan,
-)
+from judging import announce, has_other_groups, load_or_train_judge, origin, trained_gan
+from records import append_row, markdown_table, run_script
 from torch import Tensor
 from torchvision.transforms import v2
 
@@ -344,7 +337,4 @@ def main(argv: Sequence[str]) -> None:
 
 
 if __name__ == "__main__":
-    try:
-        main(sys.argv[1:])
-    except SignforgeError as error:
-        sys.exit(str(error))
+    sys.exit(run_script(main))

@@ -1,20 +1,18 @@
-"""What the measuring scripts share: the judge classifier, rows with their origin, and tables."""
+"""What the measuring scripts share: the judge classifier and the GANs that it judges."""
 
-import json
-import shlex
 import sys
 from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from records import command_line, provenance
 from safetensors.torch import load as load_tensors
 from safetensors.torch import save as save_tensors
 from torch import Tensor
 
 from signforge.config import ClassifierConfig, GanConfig
 from signforge.data.images import UNKNOWN_GROUP, LabeledImages
-from signforge.environment import describe_environment
 from signforge.errors import SignforgeError
 from signforge.evaluate.features import FeatureExtractor, load_extractor, train_extractor
 from signforge.files import write_atomically
@@ -88,28 +86,8 @@ def has_other_groups(groups: Tensor, k: int) -> bool:
 
 def origin(script: str, argv: Sequence[str]) -> dict[str, Any]:
     """Command, time, versions, hardware and commit: the last keys of every row."""
-    return {
-        "command": f"python benchmarks/{Path(script).name} {shlex.join(argv)}",
-        "finished_at": datetime.now(UTC).isoformat(timespec="seconds"),
-        **describe_environment(),
-    }
-
-
-def append_row(path: Path, row: dict[str, Any]) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("a", encoding="utf-8") as file:
-        file.write(json.dumps(row, allow_nan=False) + "\n")
-
-
-def read_rows(path: Path) -> list[dict[str, Any]]:
-    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
-
-
-def markdown_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """The first column is words, the others figures."""
-    lines = ["| " + " | ".join(header) + " |", "|---|" + "--:|" * (len(header) - 1)]
-    lines += ["| " + " | ".join(cells) + " |" for cells in rows]
-    return "\n".join(lines) + "\n"
+    finished = datetime.now(UTC).isoformat(timespec="seconds")
+    return {**provenance(command_line(script, argv)), "finished_at": finished}
 
 
 def announce(items: Any, description: str, total: int) -> Iterator[Any]:

@@ -102,12 +102,43 @@ def classification_accuracy_score(
     real: AccuracyReport | None = None,
     track: Track = no_progress,
 ) -> ClassificationAccuracyScore:
+    """``synthetic_accuracy`` beside ``real_accuracy``.
+
+    real: what ``real_accuracy`` gave for the same arguments, to save training it again.
+
+    Raises SignforgeError where the sampler has other classes or another resolution than ``train``.
+    """
+    synthetic = synthetic_accuracy(
+        sampler,
+        train,
+        reference,
+        config=config,
+        seed=seed,
+        class_prior=class_prior,
+        fresh=fresh,
+        track=track,
+    )
+    if real is None:
+        real = real_accuracy(train, reference, config=config, seed=seed, track=track)
+    return ClassificationAccuracyScore(synthetic, real, class_prior, fresh, config.steps, seed)
+
+
+def synthetic_accuracy(
+    sampler: ClassConditionalSampler,
+    train: LabeledImages,
+    reference: LabeledImages,
+    *,
+    config: ClassifierConfig,
+    seed: int,
+    class_prior: ClassPrior = "empirical",
+    fresh: bool = True,
+    track: Track = no_progress,
+) -> AccuracyReport:
     """Trains ``config``'s classifier on len(train) samples an epoch, and scores ``reference``.
 
     class_prior: samples a class as in ``train``, or the same of each class; the total is the
         same but for rounding.
     fresh: new samples every epoch, as many as the classifier asks for.
-    real: what ``real_accuracy`` gave for the same arguments, to save training it again.
 
     Raises SignforgeError where the sampler has other classes or another resolution than ``train``.
     """
@@ -118,10 +149,7 @@ def classification_accuracy_score(
         )
     labels = sampling_labels(train.class_counts, class_prior)
     samples = SampledImages(sampler, labels, seed=seed, fresh=fresh, track=track)
-    synthetic = _accuracy_of_training_on(samples, train, reference, config, seed, track)
-    if real is None:
-        real = real_accuracy(train, reference, config=config, seed=seed, track=track)
-    return ClassificationAccuracyScore(synthetic, real, class_prior, fresh, config.steps, seed)
+    return _accuracy_of_training_on(samples, train, reference, config, seed, track)
 
 
 def real_accuracy(

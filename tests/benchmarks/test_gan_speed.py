@@ -8,6 +8,7 @@ import gan_speed
 import pytest
 import torch
 from baselines.plain_loop import PlainLoop
+from records import markdown_table, run_script
 from step_cost import (
     OurLoop,
     Product,
@@ -18,7 +19,7 @@ from step_cost import (
     profile_steps,
     square_product,
 )
-from timing import Spread, markdown_table, ratio_spread, rotated, run_script, spread
+from timing import Spread, ratio_spread, rotated, spread
 from torch import nn
 
 from signforge.config import GanConfig

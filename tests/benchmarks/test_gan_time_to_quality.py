@@ -12,7 +12,7 @@ from baselines.acgan import Acgan
 from baselines.method import NetworkSampler, SteppedMethod
 from baselines.mimicry_pd import MimicryPd
 from baselines.plain_cdcgan import PlainConditionalDcgan
-from timing import append_row
+from records import append_row
 from torch import nn
 
 from signforge.data.images import UNKNOWN_GROUP, LabeledImages
