@@ -45,6 +45,10 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "discriminator dropout 0.2": {"discriminator_dropout": 0.2},
     "empirical class prior": {"class_prior": "empirical"},
     "tempered class prior": {"class_prior": "tempered"},
+    "class prior from empirical to uniform over 30 kimg": {"class_prior_warmup_kimg": 30.0},
+    "class condition fades in over 30 kimg": {"conditioning_warmup_kimg": 30.0},
+    "no class below 8x8": {"class_from_resolution": 8},
+    "no class below 16x16": {"class_from_resolution": 16},
     "resize + convolution": {"upsample": "resize"},
     "learning rates 2e-4": {
         "generator_learning_rate": 2e-4,

@@ -55,6 +55,8 @@ class GanConfig(Section):
     """Width of the class embedding that conditions the generator's batch norms."""
     upsample: Literal["transposed", "resize"] = "transposed"
     """How the generator doubles the resolution: transposed convolution, or nearest + 3x3."""
+    class_from_resolution: int = Field(4, ge=4)
+    """Generator layers below this height and width do not see the class, only the latent."""
     discriminator_dropout: float = Field(0.0, ge=0, lt=1)
     """Share of the discriminator's last feature maps that is dropped."""
     batch_size: int = Field(64, ge=2)
@@ -83,6 +85,10 @@ class GanConfig(Section):
     class_prior: Literal["empirical", "tempered", "uniform"] = "uniform"
     """Label distribution that both real and fake batches are drawn from; ``tempered`` is
     proportional to the square root of the class counts."""
+    class_prior_warmup_kimg: float = Field(0.0, ge=0)
+    """Over these first kimg the prior goes linearly from empirical to ``class_prior``."""
+    conditioning_warmup_kimg: float = Field(0.0, ge=0)
+    """Over these first kimg the class gains its weight in both networks, linearly from none."""
     augment: tuple[Literal["color", "translation", "geometric", "cutout"], ...] = ()
     """Differentiable augmentations applied to all the discriminator sees; never flips."""
     augment_probability: float = Field(1.0, gt=0, le=1)
@@ -127,6 +133,15 @@ class BalanceConfig(Section):
     """A class never consists of more synthetic images than this share."""
     refresh: float = Field(0.25, ge=0, le=1)
     """Share of the synthetic pool that is drawn anew each epoch."""
+    gate_tau: float = Field(0.5, ge=0, lt=1)
+    """A synthetic image is kept if a classifier of real images gives its class this probability;
+    0 keeps all and trains no such classifier."""
+    gate_folds: int = Field(2, ge=2)
+    """Classifiers of the gate, each blind to one of so many parts of the groups."""
+    gate_steps: int = Field(600, ge=1)
+    """Optimizer steps of each of the gate's classifiers."""
+    min_acceptance: float = Field(0.1, ge=0, le=1)
+    """Classes of which the gate keeps less than this share are filled by real images instead."""
 
 
 class ClassifierConfig(Section):
@@ -141,8 +156,11 @@ class ClassifierConfig(Section):
     """Peak of a linear warm-up and cosine decay (AdamW)."""
     weight_decay: float = Field(0.05, ge=0)
     warmup_fraction: float = Field(0.1, ge=0, lt=1)
-    augment: Literal["none", "basic"] = "basic"
-    """``basic``: small rotation, shift, scale and light changes; never flips."""
+    augment: Literal["none", "basic", "randaugment"] = "basic"
+    """``basic``: small rotation, shift, scale and light changes; ``randaugment``: two random
+    operations an image, stronger; neither flips."""
+    compile: bool = False
+    """``torch.compile`` for the classifier; pays on GPUs and for long trainings."""
     precision: Literal["auto", "fp32", "bf16"] = "auto"
     device: str = "auto"
     num_workers: int = Field(0, ge=0)

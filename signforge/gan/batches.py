@@ -18,10 +18,14 @@ class BatchSource:
         counts = train.class_counts
         self.counts = counts.to(device)
         self.starts = (counts.cumsum(0) - counts).to(device)
-        present = counts > 0
         power = {"empirical": 1.0, "tempered": 0.5, "uniform": 0.0}[class_prior]
-        prior = present * counts.float() ** power
-        self.prior = (prior / prior.sum()).to(device)
+        self._empirical = _proportional(counts, 1.0).to(device)
+        self._target = _proportional(counts, power).to(device)
+        self.prior = self._target
+
+    def warm_up_prior(self, progress: float) -> None:
+        """Sets the prior between the empirical one (progress 0) and ``class_prior`` (1)."""
+        self.prior = torch.lerp(self._empirical, self._target, progress)
 
     def labels(self, n: int, rng: torch.Generator) -> Tensor:
         """int64 (n,) from the class prior."""
@@ -42,3 +46,9 @@ class BatchSource:
         counts = self.counts[labels]
         rows = self.starts[labels] + torch.minimum((offsets * counts).long(), counts - 1)
         return from_uint8(self.images[rows])
+
+
+def _proportional(counts: Tensor, power: float) -> Tensor:
+    """float (C,), summing to 1: proportional to counts ** power, 0 for classes without images."""
+    weights = (counts > 0) * counts.float() ** power
+    return weights / weights.sum()

@@ -66,8 +66,13 @@ class ConditionalGenerator(nn.Module):
     """z float (N, z_dim), labels int64 (N,) -> images float (N, 3, resolution, resolution), -1..1.
 
     Both the 4x4 seed and the batch norms see latent and class embedding, so style can vary
-    within a class at every scale while the convolutions are shared by all classes.
+    within a class at every scale while the convolutions are shared by all classes. Layers below
+    ``class_from_resolution`` see the latent alone, as in the generator of Khorram et al. (2024,
+    "Taming the tail in class-conditional GANs").
     """
+
+    class_strength: Tensor
+    """float scalar in 0..1 that scales the class embedding; 1 but for a warm-up in training."""
 
     def __init__(
         self,
@@ -78,12 +83,21 @@ class ConditionalGenerator(nn.Module):
         base_channels: int,
         embedding_dim: int,
         upsample: Literal["transposed", "resize"] = "transposed",
+        class_from_resolution: int = LOWEST_RESOLUTION,
     ) -> None:
         super().__init__()
         self.num_classes = num_classes
         self.resolution = resolution
         self.z_dim = z_dim
-        channels = list(channels_by_resolution(resolution, base_channels).values())
+        by_resolution = channels_by_resolution(resolution, base_channels)
+        if class_from_resolution not in by_resolution:
+            sides = ", ".join(map(str, by_resolution))
+            raise SignforgeError(
+                f"gan.class_from_resolution is {class_from_resolution}; a generator of "
+                f"{resolution}x{resolution} images has layers at {sides}."
+            )
+        self.sees_class = [side >= class_from_resolution for side in by_resolution]
+        channels = list(by_resolution.values())
         condition_dim = z_dim + embedding_dim
         self.embedding = nn.Embedding(num_classes, embedding_dim)
         self.seed = nn.Linear(condition_dim, channels[0] * LOWEST_RESOLUTION**2)
@@ -98,12 +112,16 @@ class ConditionalGenerator(nn.Module):
         for module in self.modules():
             if isinstance(module, nn.Conv2d | nn.ConvTranspose2d) or module is self.seed:
                 nn.init.orthogonal_(module.weight)
+        self.register_buffer("class_strength", torch.ones(()), persistent=False)
 
     def forward(self, z: Tensor, labels: Tensor) -> Tensor:
-        condition = torch.cat([z, self._embed(labels)], dim=1)
-        x = self.seed(condition).unflatten(1, (-1, LOWEST_RESOLUTION, LOWEST_RESOLUTION))
+        embedded = self._embed(labels) * self.class_strength
+        with_class = torch.cat([z, embedded], dim=1)
+        without = torch.cat([z, torch.zeros_like(embedded)], dim=1)
+        conditions = [with_class if sees else without for sees in self.sees_class]
+        x = self.seed(conditions[0]).unflatten(1, (-1, LOWEST_RESOLUTION, LOWEST_RESOLUTION))
         x = x.contiguous(memory_format=torch.channels_last)
-        for norm, upsample in zip(self.norms, self.upsamples, strict=True):
+        for norm, upsample, condition in zip(self.norms, self.upsamples, conditions, strict=True):
             x = upsample(F.relu(norm(x, condition)))
         return torch.tanh(self.to_rgb(F.relu(self.last_norm(x))).float())
 
@@ -141,6 +159,8 @@ class ProjectionDiscriminator(nn.Module):
 
     logit_anchors: Tensor
     """float (2,): moving averages of the logits of real and fake images, for LeCam."""
+    class_strength: Tensor
+    """float scalar in 0..1 that scales the conditional term; 1 but for a warm-up."""
 
     def __init__(
         self,
@@ -165,6 +185,7 @@ class ProjectionDiscriminator(nn.Module):
         self.linear = nn.Linear(top, 1)
         self.embedding = nn.Embedding(num_classes, top)
         self.register_buffer("logit_anchors", torch.zeros(2))
+        self.register_buffer("class_strength", torch.ones(()), persistent=False)
 
     def forward(self, images: Tensor, labels: Tensor) -> Tensor:
         x = images.contiguous(memory_format=torch.channels_last)
@@ -175,7 +196,7 @@ class ProjectionDiscriminator(nn.Module):
         features = FEATURE_GAIN * F.leaky_relu(self.flat(x.flatten(1)), 0.2).float()
         unconditional: Tensor = self.linear(features).float().squeeze(1)
         conditional: Tensor = (self.embedding(labels) * features).sum(dim=1)
-        return unconditional + conditional
+        return unconditional + self.class_strength * conditional
 
 
 def append_group_stddev(x: Tensor, group: int) -> Tensor:

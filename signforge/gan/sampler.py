@@ -127,6 +127,7 @@ def build_generator(
         base_channels=config.base_channels,
         embedding_dim=config.embedding_dim,
         upsample=config.upsample,
+        class_from_resolution=config.class_from_resolution,
     )
 
 

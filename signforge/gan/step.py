@@ -188,7 +188,7 @@ def _train_generator(
         regularised = loss
         if state.guide is not None:
             missed = guide_loss(state.guide(fake), labels, config.guide_margin)
-            regularised = regularised + config.guide_weight * missed
+            regularised = regularised + config.guide_weight * generator.class_strength * missed
         if config.gsr_weight:
             vectors = generator.class_norm_parameters()
             penalties = [losses.group_spectral_penalty(v, batches.counts) for v in vectors]

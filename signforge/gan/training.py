@@ -50,6 +50,7 @@ from signforge.gan.metrics import (
 from signforge.gan.rollback import is_finite, roll_back
 from signforge.gan.sampler import GanSampler
 from signforge.gan.step import StepValues, build_training_state, gan_step
+from signforge.gan.warmup import set_warmup
 from signforge.seeds import derive_seed
 
 T = TypeVar("T")
@@ -169,6 +170,7 @@ def train_cgan(
 
         rng = torch.Generator(device).manual_seed(derive_seed(config.seed, progress.step))
         _set_learning_rates(state, learning_rates(config, progress))
+        set_warmup(state, batches, config, progress.seen_kimg)
         with_penalty = progress.step % config.r1_every_steps == 0
         values = gan_step(state, batches, config, rng, with_penalty=with_penalty)
         decay = ema_decay(config.batch_size, config.ema_halflife_kimg, progress.seen_kimg)

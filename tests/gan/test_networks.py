@@ -68,6 +68,53 @@ def test_generator_draws_images_of_its_size_between_minus_one_and_one(resolution
         assert images.std() > 0.01
 
 
+@pytest.mark.parametrize("lowest_with_class", [4, 8, 16])
+def test_layers_below_class_from_resolution_do_not_see_the_class(lowest_with_class):
+    model = ConditionalGenerator(
+        num_classes=5,
+        resolution=32,
+        z_dim=6,
+        base_channels=4,
+        embedding_dim=3,
+        class_from_resolution=lowest_with_class,
+    ).eval()
+    maps: dict[int, torch.Tensor] = {}
+    for norm in model.norms:
+        norm.register_forward_hook(lambda _m, _i, out: maps.update({out.shape[-1]: out}))
+    images = model(torch.randn(1, 6).expand(5, 6), torch.arange(5))
+    assert set(maps) == {4, 8, 16}
+    for side, features in maps.items():
+        differ = float((features - features[:1]).detach().abs().max()) > 1e-4
+        assert differ == (side >= lowest_with_class)
+    assert torch.pdist(images.flatten(1)).min() > 0.01
+
+
+def test_a_resolution_without_a_layer_is_one_sentence():
+    with pytest.raises(SignforgeError, match=r"class_from_resolution is 32; .* layers at 4, 8, 16"):
+        ConditionalGenerator(
+            num_classes=2,
+            resolution=32,
+            z_dim=6,
+            base_channels=4,
+            embedding_dim=3,
+            class_from_resolution=32,
+        )
+
+
+def test_without_class_strength_neither_network_knows_the_class():
+    drawing, judging = generator().eval(), discriminator().eval()
+    drawing.class_strength.fill_(0)
+    judging.class_strength.fill_(0)
+    images = drawing(torch.randn(1, 6).expand(5, 6), torch.arange(5))
+    torch.testing.assert_close(images, images[:1].expand_as(images))
+    images = torch.rand(4, 3, 8, 8) * 2 - 1
+    one, other = torch.zeros(4, dtype=torch.int64), torch.ones(4, dtype=torch.int64)
+    assert torch.equal(judging(images, one), judging(images, other))
+    judging.class_strength.fill_(1)
+    assert not torch.equal(judging(images, one), judging(images, other))
+    assert "class_strength" not in {**drawing.state_dict(), **judging.state_dict()}
+
+
 def test_class_and_latent_both_change_the_image():
     model = generator().eval()
     z = torch.randn(1, 6).expand(5, 6)
