@@ -1,5 +1,6 @@
 """The form in which a data set gives its items, so that synthetic items can take the same."""
 
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -8,7 +9,9 @@ import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
+from torch.utils.data import Dataset
 
+from signforge.balance.labels import spot_indices
 from signforge.errors import SignforgeError
 
 ImageKind = Literal["uint8 tensor", "float tensor", "PIL", "numpy"]
@@ -36,6 +39,13 @@ class ItemForm:
         """uint8 (3, H, W), owned by the caller, and its label -> an item (image, label)."""
         return self.render_image(image), self.render_label(label)
 
+    def render_batch(self, images: Tensor, labels: Tensor) -> list[tuple[Any, Any]]:
+        """The same for uint8 (N, 3, H, W), owned by the caller, and int64 (N,)."""
+        pairs = zip(images, labels.tolist(), strict=True)
+        if self.image == "uint8 tensor" and self.label == "int":
+            return list(pairs)
+        return [self.render(image, label) for image, label in pairs]
+
     def render_image(self, image: Tensor) -> Any:
         """uint8 (3, H, W), owned by the caller -> the same picture in this form.
 
@@ -55,6 +65,24 @@ class ItemForm:
             assert isinstance(self.label_dtype, np.dtype)
             return self.label_dtype.type(label)
         return label
+
+
+def form_of_items(dataset: Dataset[Any]) -> ItemForm:
+    """``detect_form`` of a few items of ``dataset``, which must not be empty.
+
+    Warns, in the name of the caller's caller, where item 0 is another image each time.
+    """
+    n = len(dataset)  # type: ignore[arg-type]
+    items = [dataset[index] for index in spot_indices(n)]
+    form = detect_form(items)
+    if not same_image(items[0][0], dataset[0][0]):
+        warnings.warn(
+            "The real data set gives another image each time item 0 is read, so it augments by "
+            "itself, which synthetic images would miss; pass that augmentation as transform= to "
+            "SyntheticBalancedDataset instead.",
+            stacklevel=3,
+        )
+    return form
 
 
 def detect_form(items: Sequence[Sequence[Any]]) -> ItemForm:

@@ -1,4 +1,6 @@
-"""Which synthetic images are good enough to use: draw again what a gate rejects."""
+"""Which synthetic images are good enough to use: draw again what a gate rejects, and find the
+classes of which it rejects too many.
+"""
 
 from collections.abc import Callable
 from typing import TypeAlias
@@ -6,10 +8,17 @@ from typing import TypeAlias
 import torch
 from torch import Tensor
 
+from signforge.balance.drawing import draw_images
 from signforge.errors import SignforgeError
+from signforge.gan.sampler import ClassConditionalSampler
+from signforge.progress import Track, no_progress
+from signforge.seeds import derive_seed
 
 Gate: TypeAlias = Callable[[Tensor, Tensor], Tensor]
 """(images uint8 (N, 3, H, W), labels int64 (N,)) -> bool (N,), True where the image is kept."""
+
+TRIAL_DRAWS = 64
+"""Of each class: enough to tell an acceptance of 0.1 to about 0.04 (its standard error)."""
 
 
 def draw_accepted(
@@ -33,6 +42,33 @@ def draw_accepted(
         images[missing] = redrawn
         accepted[missing] = _mask(gate, redrawn, labels[missing])
     return images, accepted
+
+
+def measure_acceptance(
+    sampler: ClassConditionalSampler,
+    gate: Gate,
+    labels: Tensor,
+    *,
+    draws: int = TRIAL_DRAWS,
+    seed: int,
+    size: tuple[int, int] | None = None,
+    track: Track = no_progress,
+) -> Tensor:
+    """The share of ``draws`` trial images of each class that ``gate`` keeps: float64 (C,).
+
+    labels: int64 (K,), the classes to try; the others get NaN. Each class has a seed of its own,
+    so its share does not depend on which others are tried.
+    size: (height, width) in pixels that the gate sees images in; the sampler's own by default.
+
+    Raises SignforgeError for a sampler or a gate that returns something else than it should.
+    """
+    acceptance = torch.full((sampler.num_classes,), torch.nan, dtype=torch.float64)
+    size = size or (sampler.resolution, sampler.resolution)
+    for label in track(labels.tolist(), "Trying the gate", len(labels)):
+        trial = torch.full((draws,), label, dtype=torch.int64)
+        images = draw_images(sampler, trial, derive_seed(seed, label), size)
+        acceptance[label] = _mask(gate, images, trial).double().mean()
+    return acceptance
 
 
 def _mask(gate: Gate, images: Tensor, labels: Tensor) -> Tensor:

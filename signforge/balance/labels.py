@@ -147,6 +147,8 @@ def _as_labels(values: object) -> Tensor | None:
         return torch.from_numpy(values.astype(np.int64)) if integral else None
     if not isinstance(values, (list, tuple, range)):
         return None
+    if set(map(type, values)) == {int}:  # a million of them take a tenth of the time
+        return torch.tensor(values, dtype=torch.int64)
     labels = [_as_int(value) for value in values]
     if any(label is None for label in labels):
         return None

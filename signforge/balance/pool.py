@@ -1,4 +1,4 @@
-"""SyntheticPool: synthetic images in shared memory, a share of them drawn anew each epoch.
+"""SyntheticPool: synthetic images that workers share, a share of them drawn anew each epoch.
 
 The sampler runs in the process that made the pool and only there; loader workers of any start
 method read the same memory.
@@ -6,36 +6,52 @@ method read the same memory.
 
 from collections.abc import Mapping
 from fractions import Fraction
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
+from signforge.balance.drawing import draw_images
 from signforge.balance.gate import Gate, draw_accepted
+from signforge.balance.oversampling import repeat_evenly
+from signforge.balance.rows import rows_by_class
+from signforge.balance.storage import allocate_images
 from signforge.errors import SignforgeError
 from signforge.gan.sampler import ClassConditionalSampler
 from signforge.progress import Track, no_progress
 from signforge.seeds import derive_seed
+
+TRIAL_STREAM, OVERSAMPLING_STREAM = -1, -2
+"""Second parts of seeds that must differ from those of blocks, which are numbered from 0."""
 
 _LARGEST_BLOCK = 256
 _FEWEST_BLOCKS = 20
 
 
 class SyntheticPool:
-    """One image per slot, with a label that never changes.
+    """One slot per item to add, with a label that never changes; most slots hold an image.
 
-    Slots are dealt out to blocks like cards (slot i to block i mod B), so that every block holds
-    a fair share of every class. A block is drawn as a whole with a seed made of (seed, block,
-    how often the block was redrawn); blocks are redrawn in turn, ``refresh * B`` of them an
-    epoch. What a slot holds therefore depends on (seed, slot, epoch) alone, and not on the
-    epochs seen before.
+    Slots of ``oversampled`` classes show real images instead: every one of the class equally
+    often or once more, which ones changes with (seed, epoch, class).
 
-    images: uint8 (M, 3, H, W), shared memory.
+    The other slots are dealt out to blocks like cards (slot i to block i mod B), so that every
+    block holds a fair share of every class. A block is drawn as a whole with a seed made of
+    (seed, block, how often the block was redrawn); blocks are redrawn in turn, ``refresh * B`` of
+    them an epoch. What a slot holds therefore depends on (seed, slot, epoch) alone, and not on
+    the epochs seen before.
+
     labels: int64 (M,).
-    substitutes: int64 (M,), shared memory: -1 where the slot holds a synthetic image, else the
-        index of the real item of the same class that stands in, because the gate rejected
-        ``gate_attempts`` draws in a row.
+    oversampled: bool (C,), the classes without synthetic images; None is no class.
+    memory_cap_mib, folder, device: where the images live, see ``allocate_images``; all else stays
+        on the CPU.
+
+    images: uint8 (K, 3, H, W), one for each slot of a class that is not oversampled, in the order
+        of the slots.
+    rows: int64 (M,), the row of ``images`` that belongs to a slot, -1 for oversampled classes.
+    substitutes: int64 (M,), shared memory: -1 where the slot shows a synthetic image, else the
+        index of the real item of the same class that stands in, because the class is
+        oversampled or the gate rejected ``gate_attempts`` draws in a row.
     """
 
     def __init__(
@@ -49,21 +65,39 @@ class SyntheticPool:
         seed: int,
         gate: Gate | None = None,
         gate_attempts: int = 4,
+        oversampled: Tensor | None = None,
+        memory_cap_mib: float = 4096,
+        folder: Path | None = None,
+        device: str = "cpu",
         track: Track = no_progress,
     ) -> None:
         if not 0 <= refresh <= 1:
             raise SignforgeError(f"refresh must lie in 0..1, got {refresh}.")
         if gate_attempts < 1:
             raise SignforgeError(f"gate_attempts must be at least 1, got {gate_attempts}.")
+        num_classes = 1 + max(int(part.max()) for part in (real_labels, labels) if len(part))
+        if oversampled is None:
+            oversampled = torch.zeros(num_classes, dtype=torch.bool)
+        generated = ~oversampled[labels]
         self.labels = labels
-        self.images = _shared((len(labels), 3, *size), torch.uint8)
-        self.substitutes = _shared((len(labels),), torch.int64).fill_(-1)
-        self._epoch = _shared((1,), torch.int64).zero_()
-        self._num_blocks = num_blocks(len(labels))
+        self.rows = torch.where(generated, generated.cumsum(0) - 1, -1)
+        self._slots = generated.nonzero().flatten()
+        self._filled_slots = (~generated).nonzero().flatten()
+        self._filled_labels = (
+            torch.bincount(labels[self._filled_slots]).nonzero().flatten().tolist()
+        )
+        self._filled_of_class = rows_by_class(labels[self._filled_slots], num_classes)
+        self._real_of_class = rows_by_class(real_labels, num_classes)
+        self._size = size
+        self._memory = allocate_images(
+            len(self._slots), size, memory_cap_mib=memory_cap_mib, folder=folder, device=device
+        )
+        self.substitutes = _shared(torch.full_like(labels, -1))
+        self._epoch = _shared(torch.zeros(1, dtype=torch.int64))
+        self._num_blocks = num_blocks(len(self._slots))
         self._redraws: list[int | None] = [None] * self._num_blocks
         self._refresh = Fraction(str(refresh))
         self._seed = seed
-        self._real_labels = real_labels
         self._sampler: ClassConditionalSampler | None = sampler
         self._gate = gate
         self._gate_attempts = gate_attempts
@@ -71,6 +105,10 @@ class SyntheticPool:
 
     def __len__(self) -> int:
         return len(self.labels)
+
+    @property
+    def images(self) -> Tensor:
+        return self._memory.tensor
 
     @property
     def epoch(self) -> int:
@@ -96,10 +134,21 @@ class SyntheticPool:
         for block in track(due, "Drawing synthetic images", len(due)):
             self._fill(block, due[block])
             self._redraws[block] = due[block]
+        self._repeat_real_items(epoch)
         self._epoch.fill_(epoch)
 
+    def gather(self, slots: Tensor) -> Tensor:
+        """The images of ``slots``, int64 (N,) -> uint8 (N, 3, H, W) on the CPU, a copy.
+
+        Black where the pool lives on another device, which loader workers must not touch.
+        """
+        if self.images.device.type == "cpu":
+            return self.images.index_select(0, self.rows[slots])
+        return torch.zeros((len(slots), *self.images.shape[1:]), dtype=torch.uint8)
+
     def _fill(self, block: int, times: int) -> None:
-        slots = slice(block, None, self._num_blocks)
+        rows = slice(block, None, self._num_blocks)
+        slots = self._slots[rows]
         labels = self.labels[slots]
         images, accepted = draw_accepted(
             lambda some, attempt: self._draw(some, derive_seed(self._seed, block, times, attempt)),
@@ -110,25 +159,22 @@ class SyntheticPool:
         substitutes = torch.full_like(labels, -1)
         rng = torch.Generator().manual_seed(derive_seed(self._seed, block, times, -1))
         for position in (~accepted).nonzero().flatten().tolist():
-            candidates = (self._real_labels == labels[position]).nonzero().flatten()
+            candidates = self._real_of_class[int(labels[position])]
             choice = torch.randint(len(candidates), (), generator=rng)
             substitutes[position] = candidates[choice]
-        self.images[slots] = images
+        self.images[rows] = images
         self.substitutes[slots] = substitutes
 
     def _draw(self, labels: Tensor, seed: int) -> Tensor:
-        """uint8 (N, 3, H, W) on the CPU in the size of the pool."""
         assert self._sampler is not None
-        side = self._sampler.resolution
-        images = self._sampler.sample(labels.clone(), seed)
-        expected = (len(labels), 3, side, side)
-        if images.dtype != torch.uint8 or images.shape != expected:
-            raise SignforgeError(
-                f"The generator's sample() must return uint8 of shape {expected}, "
-                f"returned {images.dtype} of shape {tuple(images.shape)}."
-            )
-        # clone: a sampler in inference mode returns tensors that cannot be written to.
-        return resize(images, (self.images.shape[-2], self.images.shape[-1])).cpu().clone()
+        return draw_images(self._sampler, labels, seed, self._size)
+
+    def _repeat_real_items(self, epoch: int) -> None:
+        for label in self._filled_labels:
+            slots = self._filled_slots[self._filled_of_class[label]]
+            seed = derive_seed(self._seed, OVERSAMPLING_STREAM, epoch, label)
+            rng = torch.Generator().manual_seed(seed)
+            self.substitutes[slots] = repeat_evenly(self._real_of_class[label], len(slots), rng)
 
     def __getstate__(self) -> Mapping[str, Any]:
         # Generators and gates may hold CUDA memory or closures; workers only read images.
@@ -150,23 +196,13 @@ def redraws(block: int, epoch: int, num_blocks: int, refresh: Fraction) -> int:
     return rounds + (block < rest)
 
 
-def resize(images: Tensor, size: tuple[int, int]) -> Tensor:
-    """uint8 (N, 3, h, w) -> uint8 (N, 3, *size), bilinear with antialiasing; same size: as is."""
-    if tuple(images.shape[-2:]) == size:
-        return images
-    scaled = F.interpolate(images.float(), size, mode="bilinear", antialias=True)
-    return scaled.round().clamp(0, 255).to(torch.uint8)
-
-
-def _shared(shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
+def _shared(numbers: Tensor) -> Tensor:
+    """``numbers`` in memory that workers share."""
     try:
-        memory = torch.empty(shape, dtype=dtype)
-        memory.share_memory_()  # type: ignore[no-untyped-call]
+        numbers.share_memory_()  # type: ignore[no-untyped-call]
     except RuntimeError as error:
-        gib = torch.Size(shape).numel() * dtype.itemsize / 2**30
         raise SignforgeError(
-            f"No room for {gib:.1f} GiB of synthetic images in shared memory "
-            f"({str(error).splitlines()[0]}); ask for fewer by sampling_strategy or "
-            "max_synthetic_fraction, or enlarge /dev/shm (docker: --shm-size)."
+            f"No room for {numbers.nbytes / 2**20:.1f} MiB in shared memory "
+            f"({str(error).splitlines()[0]}): enlarge /dev/shm (docker: --shm-size)."
         ) from None
-    return memory
+    return numbers

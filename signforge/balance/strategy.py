@@ -10,18 +10,21 @@ import operator
 from collections.abc import Callable, Mapping, Sequence
 from fractions import Fraction
 from pathlib import Path
-from typing import TypeAlias, cast
+from typing import Any, TypeAlias, cast
 
 import torch
 import yaml
 from torch import Tensor
 
+from signforge.balance.plan import POLICIES as POLICIES
+from signforge.balance.plan import BalancePlan, as_plan
 from signforge.errors import SignforgeError
 
 Counts: TypeAlias = Mapping[str, int] | Mapping[int, int] | Mapping[str | int, int]
-SamplingStrategy: TypeAlias = str | Path | float | Counts | Callable[[dict[int, int]], Counts]
+SamplingStrategy: TypeAlias = (
+    str | Path | float | Counts | Callable[[dict[int, int]], Counts] | BalancePlan
+)
 
-POLICIES = ("auto", "minority", "not minority", "not majority", "all")
 _LARGEST_COUNT = 10**12
 
 
@@ -48,14 +51,15 @@ def resolve_sampling_strategy(
             an id (int) or a name; a string that is no name but an integer is an id.
         callable: takes {class id: real count}, returns such a mapping.
         path of a YAML file that holds such a mapping.
+        BalancePlan, or the path of its file: the classes with a remedy get the plan's counts.
 
     max_synthetic_fraction: f lowers targets so that synthetic / (real + synthetic) <= f in each
         class, that is synthetic <= floor(real * f / (1 - f)); 1.0 is no cap, 0.0 is no synthetic
-        image. Real images are never removed.
+        image. Real images are never removed, and classes that a plan oversamples keep its counts.
 
     Raises SignforgeError, naming the class, for a target below the real count, an unknown class,
-    and a class without real images that is to be filled; and for a strategy that is none of the
-    above.
+    and a class without real images that is to be filled; for a plan made for other classes; and
+    for a strategy that is none of the above.
     """
     counts = [int(count) for count in class_counts]
     names = tuple(str(name) for name in class_names)
@@ -65,8 +69,18 @@ def resolve_sampling_strategy(
         raise SignforgeError(
             f"max_synthetic_fraction must lie in 0..1, got {max_synthetic_fraction}."
         )
-    targets = _targets(strategy, counts, names)
-    most = [_most_with_cap(count, max_synthetic_fraction) for count in counts]
+    plan = as_plan(strategy)
+    if plan is None:
+        targets = _targets(strategy, counts, names)
+        oversampled = [False] * len(counts)
+    else:
+        plan.check(names)
+        targets = _mapping_targets(plan.counts(), counts, names, "balance plan")
+        oversampled = plan.oversampled().tolist()
+    most = [
+        None if repeated else _most_with_cap(count, max_synthetic_fraction)
+        for count, repeated in zip(counts, oversampled, strict=True)
+    ]
     capped = [
         target if limit is None else min(target, limit)
         for target, limit in zip(targets, most, strict=True)
@@ -101,7 +115,7 @@ def _targets(strategy: object, counts: list[int], names: tuple[str, ...]) -> lis
         return _mapping_targets(chosen, counts, names, origin)
     raise SignforgeError(
         f"sampling_strategy cannot be a {type(strategy).__name__}: use {', '.join(POLICIES)}, "
-        "{class: count}, a callable, a YAML file, or a float for two classes."
+        "{class: count}, a callable, a YAML file, a plan, or a float for two classes."
     )
 
 
@@ -144,7 +158,7 @@ def _ratio_targets(ratio: float, counts: list[int], names: tuple[str, ...]) -> l
 
 
 def _mapping_targets(
-    mapping: Mapping[object, object], counts: list[int], names: tuple[str, ...], origin: str
+    mapping: Mapping[Any, object], counts: list[int], names: tuple[str, ...], origin: str
 ) -> list[int]:
     targets = list(counts)
     named: dict[int, object] = {}

@@ -75,7 +75,8 @@ class LabeledImages(Dataset[tuple[Tensor, int]]):
     @property
     def targets(self) -> list[int]:
         """Labels under the name that torchvision's data sets use."""
-        return [int(label) for label in self.labels]
+        labels: list[int] = self.labels.tolist()
+        return labels
 
     @cached_property
     def class_counts(self) -> Tensor:
@@ -121,7 +122,9 @@ class LabeledImages(Dataset[tuple[Tensor, int]]):
     def __getitems__(self, indices: Sequence[int]) -> list[tuple[Tensor, int]]:
         """One gather for a whole batch; torch's fetcher calls this when it is there."""
         rows = torch.as_tensor(indices, dtype=torch.int64)
-        return list(zip(self.images[rows], self.labels[rows].tolist(), strict=True))
+        rows = torch.where(rows < 0, rows + len(self), rows)
+        images = self.images.index_select(0, rows)  # half the time of images[rows]
+        return list(zip(images, self.labels[rows].tolist(), strict=True))
 
 
 @dataclass(frozen=True)

@@ -1,12 +1,12 @@
 import copy
+import pickle
+from collections import Counter
 from fractions import Fraction
 
-import numpy as np
 import pytest
 import torch
-from PIL import Image
 
-from signforge.balance.pool import SyntheticPool, num_blocks, redraws, resize
+from signforge.balance.pool import SyntheticPool, num_blocks, redraws
 from signforge.errors import SignforgeError
 from signforge.seeds import derive_seed
 
@@ -31,8 +31,9 @@ def make_pool(make_sampler):
 
 def test_every_slot_shows_its_class(make_pool):
     pool = make_pool()
-    assert pool.images.is_shared()
     assert pool.images.shape == (72, 3, 8, 8)
+    assert pool.rows.tolist() == list(range(72))
+    assert pool.substitutes.tolist() == [-1] * 72
     # the templates differ by class in red: 53 * label + noise below 32
     assert (pool.images[:, 0].amin(dim=(1, 2)) // 53).tolist() == LABELS.tolist()
 
@@ -115,16 +116,6 @@ def test_seeds_are_fixed_for_good():
     assert len({derive_seed(a, b) for a in range(20) for b in range(20)}) == 400
 
 
-def test_resize_is_antialiased_like_pillow():
-    rng = np.random.default_rng(0)
-    pixels = rng.integers(0, 256, (40, 30, 3), dtype=np.uint8)
-    image = torch.from_numpy(pixels).permute(2, 0, 1)[None]
-    reference = np.asarray(Image.fromarray(pixels).resize((16, 12), Image.Resampling.BILINEAR))
-    ours = resize(image, (12, 16))[0].permute(1, 2, 0).numpy()
-    assert np.abs(ours.astype(int) - reference.astype(int)).max() <= 1
-    assert resize(image, (40, 30)) is image
-
-
 def test_pool_has_the_size_of_the_real_images(make_pool, make_sampler):
     pool = make_pool(size=(12, 10), sampler=make_sampler(resolution=32))
     assert pool.images.shape == (72, 3, 12, 10)
@@ -180,20 +171,6 @@ def test_bad_gate(make_pool, answer):
         make_pool(torch.zeros(80, dtype=torch.int64), gate=lambda *_: answer)
 
 
-@pytest.mark.parametrize(
-    ("bad", "message"),
-    [
-        (lambda labels, _: torch.zeros(len(labels), 3, 8, 8), "returned torch.float32"),
-        (lambda *_: torch.zeros(1, 3, 8, 8, dtype=torch.uint8), r"shape \(1, 3, 8, 8\)"),
-    ],
-)
-def test_bad_sampler(make_pool, make_sampler, bad, message):
-    sampler = make_sampler()
-    sampler.sample = bad
-    with pytest.raises(SignforgeError, match=message):
-        make_pool(sampler=sampler)
-
-
 def test_failed_drawing_is_made_good_at_the_next_call(make_pool, make_sampler):
     sampler, draw = make_sampler(), make_sampler().sample
     pool = make_pool(sampler=sampler, refresh=1.0)
@@ -244,3 +221,99 @@ def test_an_empty_pool_never_calls_the_sampler(make_pool, make_sampler):
     pool.set_epoch(3)
     assert len(pool) == 0
     assert sampler.calls == []
+
+
+OVERSAMPLED = torch.tensor([False, False, True, False])
+
+
+def test_gathered_images_are_a_copy_of_the_slots(make_pool):
+    pool = make_pool(oversampled=OVERSAMPLED)
+    slots = torch.tensor([71, 0, 50, 0])
+    found = pool.gather(slots)
+    assert torch.equal(found, pool.images[pool.rows[slots]])
+    # red says which class is shown: 53 * label + noise below 32
+    assert (found[:, 0].amin(dim=(1, 2)) // 53).tolist() == [3, 0, 3, 0]
+    found.zero_()
+    assert pool.images.flatten(1).any(dim=1).all()
+
+
+def test_an_oversampled_class_is_never_drawn(make_pool, make_sampler):
+    sampler = make_sampler()
+    pool = make_pool(sampler=sampler, oversampled=OVERSAMPLED, refresh=1.0)
+    pool.set_epoch(1)
+    drawn = Counter(label for call in sampler.calls for label in call)
+    assert drawn == {0: 60, 3: 50}
+    assert len(pool) == 72
+    assert pool.images.shape == (55, 3, 8, 8)
+    assert torch.equal(pool.substitutes >= 0, LABELS == 2)
+    assert torch.equal(pool.rows >= 0, LABELS != 2)
+    assert pool.rows[pool.rows >= 0].tolist() == list(range(55))
+
+
+def test_every_real_item_of_an_oversampled_class_appears_equally_often(make_pool):
+    # real_labels of the fixture: class 2 is items 2 and 4
+    pool = make_pool(oversampled=OVERSAMPLED)
+    more_often = set()
+    for epoch in range(12):
+        pool.set_epoch(epoch)
+        times = Counter(pool.substitutes[LABELS == 2].tolist())
+        assert sorted(times.values()) == [8, 9]
+        assert set(times) == {2, 4}
+        more_often.add(max(times, key=times.__getitem__))
+    assert more_often == {2, 4}
+
+
+@pytest.mark.parametrize("refresh", [0.0, 0.25])
+def test_oversampled_items_depend_on_the_epoch_alone(make_pool, refresh):
+    straight, wandering = (
+        make_pool(refresh=refresh, oversampled=OVERSAMPLED, seed=4) for _ in range(2)
+    )
+    shown = []
+    for epoch in range(6):
+        straight.set_epoch(epoch)
+        shown.append((straight.substitutes.clone(), straight.images.clone()))
+    assert len({tuple(substitutes.tolist()) for substitutes, _ in shown}) > 1
+    for epoch in (5, 0, 3, 3, 1):
+        wandering.set_epoch(epoch)
+        assert torch.equal(wandering.substitutes, shown[epoch][0])
+        assert torch.equal(wandering.images, shown[epoch][1])
+
+
+def test_oversampled_classes_do_not_change_each_other(make_pool):
+    alone, both = (
+        make_pool(oversampled=torch.tensor(which))
+        for which in ([False, False, True, False], [True, False, True, False])
+    )
+    for epoch in range(4):
+        alone.set_epoch(epoch)
+        both.set_epoch(epoch)
+        assert torch.equal(alone.substitutes[LABELS == 2], both.substitutes[LABELS == 2])
+
+
+def test_a_pool_of_oversampled_classes_alone_needs_no_image(make_pool, make_sampler):
+    sampler = make_sampler()
+    pool = make_pool(sampler=sampler, oversampled=torch.ones(4, dtype=torch.bool))
+    pool.set_epoch(2)
+    assert sampler.calls == []
+    assert pool.images.shape == (0, 3, 8, 8)
+    assert (pool.substitutes >= 0).all()
+
+
+def test_beyond_the_cap_the_same_images_lie_in_a_file(make_pool, tmp_path):
+    filed = make_pool(memory_cap_mib=0, folder=tmp_path)
+    filed.set_epoch(3)
+    straight = make_pool()
+    straight.set_epoch(3)
+    assert torch.equal(filed.images, straight.images)
+    with pytest.raises(SignforgeError, match="pool_folder"):
+        make_pool(memory_cap_mib=0, folder=tmp_path / "missing")
+
+
+def test_a_pickled_copy_shows_the_same(make_pool):
+    pool = make_pool(oversampled=OVERSAMPLED)
+    pool.set_epoch(2)
+    twin = pickle.loads(pickle.dumps(pool))
+    slots = (pool.rows >= 0).nonzero().flatten()
+    assert twin.epoch == 2
+    assert torch.equal(twin.gather(slots), pool.gather(slots))
+    assert torch.equal(twin.substitutes, pool.substitutes)

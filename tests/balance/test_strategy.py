@@ -6,6 +6,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from signforge.balance.plan import BalancePlan, ClassDecision
 from signforge.balance.strategy import describe_class, resolve_sampling_strategy
 from signforge.errors import SignforgeError
 
@@ -181,3 +182,51 @@ def test_counts_and_names_must_agree():
 def test_describe_class_says_a_number_once():
     assert describe_class(1, ("0", "1")) == "class 1"
     assert describe_class(1, ("a", "b")) == "class 1 ('b')"
+
+
+PLAN = BalancePlan(
+    decisions=(
+        ClassDecision(name="stop", remedy="synthetic", count=500, real_count=64),
+        ClassDecision(name="yield", remedy="oversample", count=4674, real_count=262),
+        ClassDecision(name="no entry", remedy="nothing", count=4674, real_count=4674),
+    )
+)
+
+
+def test_a_plan_is_a_strategy_and_its_file_too(tmp_path: Path):
+    file = tmp_path / "plan.yaml"
+    PLAN.save(file)
+    for strategy in (PLAN, file, str(file)):
+        assert resolve(strategy) == [500, 4674, 4674]
+
+
+def test_the_cap_is_for_samples_and_not_for_repeated_real_images():
+    assert resolve(PLAN, max_synthetic_fraction=0.5) == [128, 4674, 4674]
+    assert resolve(PLAN, max_synthetic_fraction=0.0) == [64, 4674, 4674]
+
+
+def test_a_plan_holds_for_other_real_counts_while_it_removes_nothing():
+    assert resolve(PLAN, (100, 262, 9000)) == [500, 4674, 9000]
+    with pytest.raises(
+        SignforgeError,
+        match=r"balance plan: class 0 \('stop'\) has 501 real images, a target of 500 would",
+    ):
+        resolve(PLAN, (501, 262, 4674))
+    with pytest.raises(SignforgeError, match="the GAN never saw it"):
+        resolve(PLAN, (0, 262, 4674))
+
+
+def test_a_plan_for_other_classes_is_refused():
+    with pytest.raises(SignforgeError, match="Class 2 is 'no entry' in the balance plan but 'end'"):
+        resolve(PLAN, names=("stop", "yield", "end"))
+
+
+def test_a_plan_goes_by_class_and_not_by_name():
+    names = ("0", "2", "1")
+    decisions = [
+        ClassDecision(name=name, remedy=remedy, count=count, real_count=5)
+        for name, remedy, count in zip(
+            names, ("nothing", "synthetic", "oversample"), (5, 7, 9), strict=True
+        )
+    ]
+    assert resolve(BalancePlan(decisions=tuple(decisions)), (5, 5, 5), names) == [5, 7, 9]

@@ -187,7 +187,8 @@ def test_a_pickle_in_place_of_the_weights_never_runs(run, tmp_path):
 
 @pytest.mark.parametrize("change", ["missing", "surplus", "shape"])
 def test_weights_of_another_network_are_one_sentence(make_sampler, run, change):
-    tensors = dict(make_sampler().generator.state_dict())
+    weights = make_sampler().generator.state_dict()
+    tensors = {name: value.contiguous() for name, value in weights.items()}
     if change == "missing":
         del tensors["to_rgb.bias"]
     elif change == "surplus":
