@@ -12,7 +12,7 @@ import signforge
 PACKAGE = Path(signforge.__file__).parent
 ROOMS = ("data", "classify", "gan", "balance", "evaluate", "benchmark")
 FOUNDATION = {"errors", "config", "progress", "files", "device", "environment", "seeds"}
-TOP = {"cli", "terminal", "live", "__main__"}
+TOP = {"cli", "terminal", "live", "testing", "__main__"}
 
 
 def imported_modules(path: Path) -> set[str]:
