@@ -9,7 +9,9 @@ import typer
 
 from signforge.cli.benchmark import benchmark
 from signforge.cli.data import data_inspect
+from signforge.cli.export import export
 from signforge.cli.gan import generate, train_cgan
+from signforge.cli.plan import plan
 from signforge.errors import SignforgeError
 
 app = typer.Typer(
@@ -24,6 +26,8 @@ app.add_typer(data_app, name="data")
 data_app.command("inspect")(data_inspect)
 app.command("train-cgan")(train_cgan)
 app.command()(generate)
+app.command()(plan)
+app.command()(export)
 app.command()(benchmark)
 
 

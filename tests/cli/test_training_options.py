@@ -149,7 +149,11 @@ def test_a_benchmark_trains_its_generator_with_the_same_options(
     signs: Path, tmp_path: Path
 ) -> None:
     out = tmp_path / "run"
-    settings = ("benchmark.extractor_steps=2", "benchmark.bootstrap_resamples=100")
+    settings = (
+        "benchmark.extractor_steps=2",
+        "benchmark.bootstrap_resamples=100",
+        "balance.gate_tau=0",
+    )
     more = [part for text in (*settings, "classifier.batch_size=8") for part in ("--set", text)]
     ran = run_cli(
         *("benchmark", "--data", signs, "--out", out, *TINY, *more, "--iterations", 5),
