@@ -1,12 +1,13 @@
-"""The remedies that a benchmark compares: each is one function from a training set to a setup.
+"""The remedies that a benchmark compares: what is trained on, with which loss, and both together.
 
-A new arm is one more function in the mapping that is passed to the benchmark; nothing registers
-itself.
+A remedy of one's own is one more function, or one more ``LossArm``, in the mapping that is passed
+to the benchmark; nothing registers itself. ``a+b`` puts the loss of ``b`` on the data of ``a``.
 """
 
 import difflib
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 from types import MappingProxyType
 from typing import Any
 
@@ -16,8 +17,20 @@ from torch import Tensor
 from torch.utils.data import Dataset, Sampler
 
 from signforge.balance.dataset import SyntheticBalancedDataset
-from signforge.balance.strategy import resolve_sampling_strategy
-from signforge.classify.training import Loss
+from signforge.balance.gate import Gate
+from signforge.balance.oversampling import repeat_evenly
+from signforge.balance.rows import rows_by_class
+from signforge.balance.strategy import SamplingStrategy, resolve_sampling_strategy
+from signforge.classify.losses import (
+    LDAM_SCALE,
+    Deferred,
+    Loss,
+    class_balanced,
+    focal,
+    ldam_drw,
+    logit_adjusted,
+)
+from signforge.classify.training import Ending
 from signforge.config import BalanceConfig
 from signforge.data.images import LabeledImages
 from signforge.errors import SignforgeError
@@ -26,35 +39,66 @@ from signforge.progress import Track, no_progress
 from signforge.seeds import derive_seed
 
 BASELINE = "real"
+_ENDING = 1
+"""Stream of random numbers of the last part of a training."""
 
 
 @dataclass(frozen=True)
 class ArmContext:
-    """What an arm may use besides the training images. sampler: None if no generator is there."""
+    """What an arm may use besides the training images.
+
+    sampler: None if no generator is there. gate: None keeps all that the generator draws.
+    """
 
     seed: int
     sampler: ClassConditionalSampler | None
     balance: BalanceConfig
     track: Track = no_progress
+    gate: Gate | None = None
 
 
 @dataclass(frozen=True)
 class ArmSetup:
-    """What the classifier trains on.
+    """What the classifier trains on, and how.
 
     sampler: draws the indices of an epoch; None shuffles ``dataset``.
     class_counts: images of each class that an epoch shows, (C,).
-    uses_generator: whether the generator's training time is part of this arm's cost.
+    ending: images that the last layer alone is tuned on at the end, within the same steps.
+    cosine_scale: as in ``build_classifier``, for losses that need cosines.
+    uses_generator, uses_gate: whether their training times are part of this arm's cost.
     """
 
     dataset: Dataset[Any]
     class_counts: tuple[int, ...]
     sampler: Sampler[int] | None = None
-    loss: Loss = F.cross_entropy
+    loss: Loss | Deferred = F.cross_entropy
+    ending: Ending | None = None
+    cosine_scale: float | None = None
     uses_generator: bool = False
+    uses_gate: bool = False
 
 
 Arm = Callable[[LabeledImages, ArmContext], ArmSetup]
+
+
+@dataclass(frozen=True)
+class LossArm:
+    """A remedy in the loss: on the real images as they are, or ``on`` what another arm shows.
+
+    make: from the class counts of the epochs that are trained on. Where an arm fills all classes
+        up to one size, priors and class weights are equal and change nothing: combine them with a
+        partial filling (``synthetic_tenth``, or ``balance.max_synthetic_fraction`` below 1).
+    cosine_scale: as in ``ArmSetup``.
+    """
+
+    make: Callable[[Sequence[int]], Loss | Deferred]
+    cosine_scale: float | None = None
+
+    def __call__(self, train: LabeledImages, context: ArmContext) -> ArmSetup:
+        return self.on(real(train, context))
+
+    def on(self, setup: ArmSetup) -> ArmSetup:
+        return replace(setup, loss=self.make(setup.class_counts), cosine_scale=self.cosine_scale)
 
 
 def real(train: LabeledImages, context: ArmContext) -> ArmSetup:
@@ -65,63 +109,123 @@ def real(train: LabeledImages, context: ArmContext) -> ArmSetup:
 
 def oversample(train: LabeledImages, context: ArmContext) -> ArmSetup:
     """Real images repeated up to the very class counts that ``synthetic`` fills up to."""
-    targets = resolve_sampling_strategy(
-        context.balance.sampling_strategy,
-        train.class_counts,
-        class_names=train.class_names,
-        max_synthetic_fraction=context.balance.max_synthetic_fraction,
-    )
-    sampler = RepeatSampler(train.labels, targets, seed=context.seed)
-    return ArmSetup(dataset=train, class_counts=_counts(targets), sampler=sampler)
+    return _repeated(train, _targets(train, context), context.seed)
+
+
+def oversample_tenth(train: LabeledImages, context: ArmContext) -> ArmSetup:
+    """Real images repeated up to the class counts of ``synthetic_tenth``, as its control."""
+    return _repeated(train, _tenth_of_missing(train, context), context.seed)
 
 
 def synthetic(train: LabeledImages, context: ArmContext) -> ArmSetup:
-    """Rare classes filled up with samples of the generator.
+    """Rare classes filled up with samples of the generator that the gate, if any, lets through.
 
     Raises SignforgeError where there is no generator.
     """
-    if context.sampler is None:
-        raise SignforgeError(
-            "The arm synthetic draws its images from a generator and none was given; "
-            "pass one, or leave the arm out."
-        )
-    dataset = SyntheticBalancedDataset(
-        train,
-        context.sampler,
-        sampling_strategy=context.balance.sampling_strategy,
-        max_synthetic_fraction=context.balance.max_synthetic_fraction,
-        refresh=context.balance.refresh,
-        seed=context.seed,
-        track=context.track,
+    balance = context.balance
+    return _filled(train, context, balance.sampling_strategy, balance.max_synthetic_fraction)
+
+
+def synthetic_ungated(train: LabeledImages, context: ArmContext) -> ArmSetup:
+    """``synthetic`` with everything that the generator draws."""
+    return synthetic(train, replace(context, gate=None))
+
+
+def synthetic_tenth(train: LabeledImages, context: ArmContext) -> ArmSetup:
+    """``synthetic`` with a tenth of the images that it adds to each class, rounded down.
+
+    Classes stay imbalanced, which leaves something to do for a loss that is combined with it.
+    """
+    counts = dict(enumerate(_tenth_of_missing(train, context).tolist()))
+    return _filled(train, context, counts, max_synthetic_fraction=1.0)
+
+
+def synthetic_then_real(train: LabeledImages, context: ArmContext) -> ArmSetup:
+    """``synthetic``, then the last layer alone on real images for the last fifth of the steps.
+
+    After SYNAuG (Ye-Bin et al. 2023, 2308.00994). The real images are repeated up to the same
+    class counts (as cRT does, Kang et al. 2020, 1910.09217), so that the last layer does not
+    learn back the imbalance, and losses that look at class counts stay right.
+    """
+    setup = synthetic(train, context)
+    repeats = RepeatSampler(
+        train.labels, torch.tensor(setup.class_counts), seed=derive_seed(context.seed, _ENDING)
     )
-    counts = torch.as_tensor(dataset.class_counts)
-    return ArmSetup(dataset=dataset, class_counts=_counts(counts), uses_generator=True)
+    return replace(setup, ending=Ending(train, repeats))
 
 
 ARMS: Mapping[str, Arm] = MappingProxyType(
-    {"real": real, "oversample": oversample, "synthetic": synthetic}
+    {
+        "real": real,
+        "oversample": oversample,
+        "oversample_tenth": oversample_tenth,
+        "class_balanced_loss": LossArm(class_balanced),
+        "logit_adjustment": LossArm(logit_adjusted),
+        "focal_loss": LossArm(focal),
+        "ldam_drw": LossArm(ldam_drw, cosine_scale=LDAM_SCALE),
+        "synthetic": synthetic,
+        "synthetic_ungated": synthetic_ungated,
+        "synthetic_tenth": synthetic_tenth,
+        "synthetic_then_real": synthetic_then_real,
+    }
 )
 """The arms that ship; pass ``{**ARMS, "mine": my_arm}`` to compare your own."""
 
+_GATED = frozenset({"synthetic", "synthetic_tenth", "synthetic_then_real"})
+_GENERATIVE = _GATED | {"synthetic_ungated"}
+_UNGATED = frozenset(ARMS) - _GATED
+
 
 def select_arms(names: Sequence[str], arms: Mapping[str, Arm] = ARMS) -> dict[str, Arm]:
-    """The named arms in that order, each once.
+    """The named arms in that order, each once; ``a+b`` is the loss ``b`` on the data of ``a``.
 
-    Raises SignforgeError for an unknown name, with the known ones, and for no name at all.
+    Raises SignforgeError for an unknown name, with the known ones, for a combination that is not
+    one of data and one loss, and for no name at all.
     """
     if not names:
         raise SignforgeError(f"No arm to run; choose some of {', '.join(arms)}.")
-    for name in names:
-        if name not in arms:
-            closest = difflib.get_close_matches(name, arms, n=1)
-            hint = f" (did you mean {closest[0]}?)" if closest else ""
-            raise SignforgeError(f"Unknown arm {name!r}{hint}: the arms are {', '.join(arms)}.")
-    return {name: arms[name] for name in names}
+    return {name: arms[name] if name in arms else _combination(name, arms) for name in names}
 
 
 def needs_generator(names: Sequence[str]) -> bool:
     """Whether a shipped arm among ``names`` draws from a generator."""
-    return any(part == "synthetic" for name in names for part in name.split("+"))
+    return not _GENERATIVE.isdisjoint(_parts(names))
+
+
+def may_use_gate(names: Sequence[str]) -> bool:
+    """Whether an arm among ``names`` draws through the gate, or is not a shipped one and may."""
+    return not _UNGATED.issuperset(_parts(names))
+
+
+def needs_cosines(names: Sequence[str]) -> bool:
+    """Whether a shipped arm among ``names`` wants a classifier whose last layer gives cosines."""
+    return "ldam_drw" in _parts(names)
+
+
+def _parts(names: Sequence[str]) -> set[str]:
+    return {part for name in names for part in name.split("+")}
+
+
+def _combination(name: str, arms: Mapping[str, Arm]) -> Arm:
+    parts = name.split("+")
+    for part in parts:
+        if part not in arms:
+            closest = difflib.get_close_matches(part, arms, n=1)
+            hint = f" (did you mean {closest[0]}?)" if closest else ""
+            raise SignforgeError(f"Unknown arm {part!r}{hint}: the arms are {', '.join(arms)}.")
+    loss = arms[parts[-1]]
+    if len(parts) != 2 or isinstance(arms[parts[0]], LossArm) or not isinstance(loss, LossArm):
+        losses = [key for key, arm in arms.items() if isinstance(arm, LossArm)]
+        data = [key for key in arms if key not in losses]
+        raise SignforgeError(
+            f"The arm {name!r} is no combination: write one of {', '.join(data)}, then + and one "
+            f"of {', '.join(losses)}."
+        )
+    return partial(_combined, data=arms[parts[0]], loss=loss)
+
+
+def _combined(train: LabeledImages, context: ArmContext, *, data: Arm, loss: LossArm) -> ArmSetup:
+    return loss.on(data(train, context))
 
 
 class RepeatSampler(Sampler[int]):
@@ -135,12 +239,13 @@ class RepeatSampler(Sampler[int]):
     """
 
     def __init__(self, labels: Tensor, targets: Tensor, *, seed: int) -> None:
-        self._of_class = [(labels == c).nonzero().flatten() for c in range(len(targets))]
+        rows = rows_by_class(labels, len(targets))
+        self._of_class = [rows[label] for label in range(len(targets))]
         self._targets = [int(target) for target in targets]
         self._seed = seed
         self._epoch = 0
-        for label, (rows, target) in enumerate(zip(self._of_class, self._targets, strict=True)):
-            if target and not len(rows):
+        for label, (images, target) in enumerate(zip(self._of_class, self._targets, strict=True)):
+            if target and not len(images):
                 raise SignforgeError(
                     f"Class {label} has no real image that could be repeated; oversampling "
                     "needs at least one."
@@ -154,14 +259,64 @@ class RepeatSampler(Sampler[int]):
 
     def __iter__(self) -> Iterator[int]:
         rng = torch.Generator().manual_seed(derive_seed(self._seed, self._epoch))
-        drawn = []
-        for rows, target in zip(self._of_class, self._targets, strict=True):
-            whole, rest = divmod(target, max(len(rows), 1))
-            partial = rows[torch.randperm(len(rows), generator=rng)[:rest]]
-            drawn += [rows.repeat(whole), partial]
+        drawn = [
+            repeat_evenly(rows, target, rng)
+            for rows, target in zip(self._of_class, self._targets, strict=True)
+            if len(rows)
+        ]
         indices = torch.cat(drawn)
         order = torch.randperm(len(indices), generator=rng)
         return iter(indices[order].tolist())
+
+
+def _repeated(train: LabeledImages, targets: Tensor, seed: int) -> ArmSetup:
+    sampler = RepeatSampler(train.labels, targets, seed=seed)
+    return ArmSetup(dataset=train, class_counts=_counts(targets), sampler=sampler)
+
+
+def _filled(
+    train: LabeledImages,
+    context: ArmContext,
+    strategy: SamplingStrategy,
+    max_synthetic_fraction: float,
+) -> ArmSetup:
+    if context.sampler is None:
+        raise SignforgeError(
+            "A synthetic arm draws its images from a generator and none was given; pass one, or "
+            "leave the arm out."
+        )
+    dataset = SyntheticBalancedDataset(
+        train,
+        context.sampler,
+        sampling_strategy=strategy,
+        max_synthetic_fraction=max_synthetic_fraction,
+        gate=context.gate,
+        min_acceptance=context.balance.min_acceptance,
+        refresh=context.balance.refresh,
+        seed=context.seed,
+        track=context.track,
+    )
+    return ArmSetup(
+        dataset=dataset,
+        class_counts=_counts(torch.as_tensor(dataset.class_counts)),
+        uses_generator=True,
+        uses_gate=context.gate is not None,
+    )
+
+
+def _targets(train: LabeledImages, context: ArmContext) -> Tensor:
+    """Images of each class that ``synthetic`` fills up to: int64 (C,)."""
+    return resolve_sampling_strategy(
+        context.balance.sampling_strategy,
+        train.class_counts,
+        class_names=train.class_names,
+        max_synthetic_fraction=context.balance.max_synthetic_fraction,
+    )
+
+
+def _tenth_of_missing(train: LabeledImages, context: ArmContext) -> Tensor:
+    missing = _targets(train, context) - train.class_counts
+    return train.class_counts + missing // 10
 
 
 def _counts(counts: Tensor) -> tuple[int, ...]:

@@ -9,9 +9,10 @@ from typing import Any
 import torch
 
 from signforge.balance.strategy import resolve_sampling_strategy
-from signforge.benchmark.arms import ARMS, Arm, needs_generator, select_arms
+from signforge.benchmark.arms import ARMS, Arm, may_use_gate, needs_generator, select_arms
 from signforge.benchmark.folder import config_hash, read_rows
-from signforge.benchmark.runner import check_generator, plan_jobs
+from signforge.benchmark.gate import is_kept
+from signforge.benchmark.runner import GATE, check_generator, plan_jobs
 from signforge.classify.model import build_classifier
 from signforge.classify.training import fit_classifier, predict_logits
 from signforge.config import Config
@@ -53,12 +54,14 @@ class Plan:
     gan_kimg: float | None
     gan_seconds: float
     extractor_seconds: float
+    gate_seconds: float
     classifier_seconds: float
     """Of one job: training, drawing synthetic images where the arm does, and testing, averaged."""
 
     @property
     def total_seconds(self) -> float:
-        return self.gan_seconds + self.extractor_seconds + self.jobs_left * self.classifier_seconds
+        shared = self.gan_seconds + self.extractor_seconds + self.gate_seconds
+        return shared + self.jobs_left * self.classifier_seconds
 
     def as_dict(self) -> dict[str, Any]:
         """JSON-ready, with the total."""
@@ -85,6 +88,10 @@ class Plan:
         if self.extractor_seconds:
             lines.append(
                 f"Feature extractor for the fidelity table: {duration(self.extractor_seconds)}."
+            )
+        if self.gate_seconds:
+            lines.append(
+                f"Gate, which keeps bad samples out: {duration(self.gate_seconds)} of training."
             )
         lines += [
             f"Classifiers: {self.jobs} ({', '.join(self.arms)} with seeds "
@@ -142,11 +149,17 @@ def dry_run(
     step_seconds, predict_seconds = _measure_classifier(config, splits)
     training = config.classifier.steps * step_seconds
     testing = (len(splits.val) + len(splits.test)) * predict_seconds
+    gated = generative and may_use_gate(chosen) and config.balance.gate_tau > 0
+    gate_seconds = 0.0
+    if gated and left and not is_kept(run_dir / GATE):
+        steps = config.balance.gate_folds * config.balance.gate_steps
+        gate_seconds = steps * step_seconds + len(splits.train) * predict_seconds
     drawing = 0.0
     if generative and left:
         rate = _sampling_rate(sampler) if sampler else SAMPLING_SPEEDUP * gan_rate
         share = sum(needs_generator((job.arm,)) for job in left) / len(left)
-        drawing = share * _images_drawn(config, balanced, splits) / rate
+        image_seconds = 1 / rate + (config.balance.gate_folds * predict_seconds if gated else 0)
+        drawing = share * _images_drawn(config, balanced, splits) * image_seconds
     return Plan(
         run_dir=run_dir,
         source=splits.source,
@@ -165,6 +178,7 @@ def dry_run(
         gan_kimg=config.gan.total_kimg if generative and sampler is None else None,
         gan_seconds=gan_seconds,
         extractor_seconds=config.benchmark.extractor_steps * step_seconds if generative else 0.0,
+        gate_seconds=gate_seconds,
         classifier_seconds=training + testing + drawing,
     )
 

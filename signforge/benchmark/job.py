@@ -8,12 +8,13 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from signforge.benchmark.arms import needs_generator, select_arms
+from signforge.benchmark.arms import needs_cosines, needs_generator, select_arms
 from signforge.benchmark.fidelity import measure_fidelity
 from signforge.benchmark.folder import Row
 from signforge.benchmark.report import write_report
 from signforge.benchmark.runner import check_generator, run_benchmark
 from signforge.benchmark.summary import Summary
+from signforge.classify.losses import LDAM_SCALE
 from signforge.classify.model import build_classifier
 from signforge.config import Config
 from signforge.data.charts import save_image_grid
@@ -125,6 +126,7 @@ def _refuse_early(config: Config, splits: PreparedSplits) -> None:
         resolution=splits.train.resolution,
         pretrained=False,
         seed=0,
+        cosine_scale=LDAM_SCALE if needs_cosines(config.benchmark.arms) else None,
     )
 
 

@@ -15,16 +15,29 @@ import numpy as np
 import numpy.typing as npt
 from torch import Tensor
 
-from signforge.benchmark.arms import ARMS, Arm, ArmContext, needs_generator, select_arms
+from signforge.balance.dataset import SyntheticBalancedDataset
+from signforge.benchmark.arms import (
+    ARMS,
+    Arm,
+    ArmContext,
+    ArmSetup,
+    may_use_gate,
+    needs_generator,
+    select_arms,
+)
+from signforge.benchmark.description import describe_dataset, with_gate
 from signforge.benchmark.folder import (
     Row,
     append_row,
     config_hash,
     open_run,
     read_rows,
+    write_json,
     write_predictions,
     write_target,
 )
+from signforge.benchmark.gate import FittedGate, is_kept, kept_gate
+from signforge.benchmark.trials import none_for_nan
 from signforge.classify.model import build_classifier
 from signforge.classify.training import fit_classifier, predict_logits
 from signforge.config import Config
@@ -33,8 +46,10 @@ from signforge.data.splits import PreparedSplits
 from signforge.environment import describe_environment
 from signforge.errors import SignforgeError
 from signforge.evaluate.accuracy import accuracy_report
-from signforge.gan.sampler import ClassConditionalSampler, GanSampler
+from signforge.gan.sampler import ClassConditionalSampler
 from signforge.progress import Track, no_progress
+
+GATE = "gate"
 
 T = TypeVar("T")
 
@@ -82,6 +97,9 @@ def run_benchmark(
 ) -> list[Row]:
     """All rows of ``config.benchmark``'s arms and seeds, those of earlier runs among them.
 
+    The gate that ``config.balance`` asks for is fitted to the training split first, if an arm may
+    use it, and kept in ``run_dir``.
+
     arms: what the names in ``config.benchmark.arms`` mean.
     gan_seconds: what training the generator took, for the cost column of arms that use it.
     command: how to repeat this run, for the report.
@@ -89,12 +107,16 @@ def run_benchmark(
     on_row: called with each new row once it is on disk.
     track: reports the steps of each classifier.
 
-    Raises SignforgeError for an unknown arm, an arm whose generator is missing or does not fit
-    the data, and a folder that holds rows of another config.
+    Raises SignforgeError for an unknown arm or combination, an arm whose generator is missing or
+    does not fit the data, and a folder that holds rows or a gate of another config.
     """
     chosen = select_arms(config.benchmark.arms, arms)
-    if needs_generator(tuple(chosen)) and sampler is None:
-        raise SignforgeError("The arm synthetic needs a generator: train one, or leave it out.")
+    if sampler is None:
+        for name in chosen:
+            if needs_generator((name,)):
+                raise SignforgeError(
+                    f"The arm {name} needs a generator: train one, or leave it out."
+                )
     if sampler is not None:
         check_generator(sampler, splits.train)
     environment = environment or describe_environment()
@@ -110,6 +132,17 @@ def run_benchmark(
     }
     jobs = plan_jobs(config)
     missing = [job for job in jobs if (job.arm, job.seed) not in done]
+    gate = None
+    if sampler is not None and may_use_gate(tuple(chosen)) and (missing or is_kept(run_dir / GATE)):
+        gate = kept_gate(
+            config.balance,
+            config.classifier,
+            splits.train,
+            run_dir / GATE,
+            track=_labelled(track, "classifiers of the gate"),
+        )
+    if gate is not None:
+        write_json(run_dir / "dataset.json", with_gate(dataset, gate))
     work = partial(
         run_job,
         config=config,
@@ -117,6 +150,7 @@ def run_benchmark(
         sampler=sampler,
         arms=chosen,
         gan_seconds=gan_seconds,
+        gate=gate,
         environment=environment,
         track=track,
     )
@@ -147,18 +181,22 @@ def run_job(
     arms: Mapping[str, Arm],
     gan_seconds: float,
     environment: Mapping[str, Any],
+    gate: FittedGate | None = None,
     track: Track = no_progress,
 ) -> JobResult:
     """Trains and tests one classifier; writes nothing."""
     train, classifier = splits.train, config.classifier
     track = _labelled(track, f"{job.arm}, seed {job.seed} ({job.number} of {job.total})")
-    setup = arms[job.arm](train, ArmContext(job.seed, sampler, config.balance, track))
+    context = ArmContext(job.seed, sampler, config.balance, track, gate.gate if gate else None)
+    setup = arms[job.arm](train, context)
+    used_gate = gate if setup.uses_gate else None
     model = build_classifier(
         classifier.name,
         num_classes=train.num_classes,
         resolution=train.resolution,
         pretrained=classifier.pretrained,
         seed=job.seed,
+        cosine_scale=setup.cosine_scale,
     )
     fit = fit_classifier(
         model,
@@ -167,6 +205,7 @@ def run_job(
         seed=job.seed,
         sampler=setup.sampler,
         loss=setup.loss,
+        ending=setup.ending,
         track=track,
     )
     val_preds = predict_logits(model, splits.val.images, precision=classifier.precision).argmax(1)
@@ -183,11 +222,13 @@ def run_job(
         "final_loss": fit.final_loss,
         "classifier_seconds": round(fit.seconds, 3),
         "gan_seconds": round(gan_seconds, 3) if setup.uses_generator else 0.0,
+        "gate_seconds": used_gate.seconds if used_gate else 0.0,
         "uses_generator": setup.uses_generator,
         **_scores(preds, splits.test, train),
         "val_top1": val["top1"],
         "val_macro_accuracy": val["macro_accuracy"],
         "class_counts": list(setup.class_counts),
+        **_filling(setup, train),
         "train_images": len(train),
         "val_images": len(splits.val),
         "test_images": len(splits.test),
@@ -195,46 +236,12 @@ def run_job(
         "val_fingerprint": splits.val.fingerprint,
         "test_fingerprint": splits.test.fingerprint,
         "generator_fingerprint": sampler.fingerprint if sampler and setup.uses_generator else None,
+        "gate_sha256": used_gate.gate.card.weights_sha256 if used_gate else None,
         "config_hash": config_hash(config),
         **{key: environment[key] for key in ("versions", "hardware", "commit", "dirty")},
         "finished_at": datetime.now(UTC).isoformat(timespec="seconds"),
     }
     return JobResult(row=row, predictions=preds.numpy().astype(np.int16))
-
-
-def describe_dataset(
-    splits: PreparedSplits, sampler: ClassConditionalSampler | None, gan_seconds: float
-) -> dict[str, Any]:
-    """What dataset.json holds: source, classes, counts and fingerprints of splits and generator."""
-    named = {"train": splits.train, "val": splits.val, "test": splits.test}
-    notes = list(splits.notes)
-    generator = None
-    if sampler is not None:
-        generator = {"fingerprint": sampler.fingerprint, "seconds": gan_seconds}
-        if isinstance(sampler, GanSampler):
-            generator["train_fingerprint"] = sampler.card.train_fingerprint
-            generator["seen_kimg"] = sampler.card.seen_kimg
-            if sampler.card.train_fingerprint != splits.train.fingerprint:
-                notes.append(
-                    "The generator was trained on other images than this benchmark's training "
-                    "split, so arms that use it may know more than the others."
-                )
-    return {
-        "source": splits.source,
-        "resolution": splits.train.resolution,
-        "class_names": list(splits.train.class_names),
-        "notes": notes,
-        "splits": {
-            name: {
-                "images": len(split),
-                "groups": len(set(split.groups[split.groups >= 0].tolist())),
-                "class_counts": split.class_counts.tolist(),
-                "fingerprint": split.fingerprint,
-            }
-            for name, split in named.items()
-        },
-        "generator": generator,
-    }
 
 
 def check_generator(sampler: ClassConditionalSampler, train: LabeledImages) -> None:
@@ -250,6 +257,20 @@ def check_generator(sampler: ClassConditionalSampler, train: LabeledImages) -> N
             f"{train.resolution}x{train.resolution}; set data.resolution={sampler.resolution} or "
             "train a generator at the data's size."
         )
+
+
+def _filling(setup: ArmSetup, train: LabeledImages) -> dict[str, Any]:
+    """Of each class, (C,): how many real images the last epoch showed again, and the share of
+    trial draws that the gate kept. None where nobody knows, or no gate was asked.
+    """
+    dataset = setup.dataset
+    if isinstance(dataset, SyntheticBalancedDataset):
+        repeated = dataset.oversampled_counts.tolist()
+        return {"oversampled_counts": repeated, "acceptance": none_for_nan(dataset.acceptance)}
+    own = train.class_counts.tolist()
+    pairs = zip(setup.class_counts, own, strict=True)
+    added = [max(shown - real, 0) for shown, real in pairs] if dataset is train else None
+    return {"oversampled_counts": added, "acceptance": [None] * train.num_classes}
 
 
 def _scores(preds: Tensor, split: LabeledImages, train: LabeledImages) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""Label-preserving augmentation of a whole batch at once: small poses and light, never flips.
+"""Label-preserving augmentation of a whole batch at once: poses and light, never flips.
 
 A flip turns "keep right" into "keep left" on traffic signs, so no policy here has one.
 """
@@ -9,6 +9,8 @@ from typing import Literal
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+
+from signforge.classify.randaugment import rand_augment
 
 MEAN = (0.485, 0.456, 0.406)
 """RGB mean of ImageNet in [0, 1]: what most pretrained weights were trained with."""
@@ -28,15 +30,19 @@ def normalise(images: Tensor) -> Tensor:
     return _standardise(images.float() / 255)
 
 
-def augment_batch(images: Tensor, policy: Literal["none", "basic"], rng: torch.Generator) -> Tensor:
+def augment_batch(
+    images: Tensor, policy: Literal["none", "basic", "randaugment"], rng: torch.Generator
+) -> Tensor:
     """Normalised float32 (N, 3, H, W) from uint8 (N, 3, H, W), on the device of ``images``.
 
-    ``basic`` gives every image its own rotation, shift, scale, brightness and contrast; ``none``
-    only normalises. The same ``rng`` state gives the same batch; a CPU ``rng`` draws the same
-    parameters for every device.
+    ``basic`` gives every image its own rotation, shift, scale, brightness and contrast;
+    ``randaugment`` two of RandAugment's operations; ``none`` only normalises. The same ``rng``
+    state gives the same batch; a CPU ``rng`` draws the same parameters for every device.
     """
     if policy == "none":
         return normalise(images)
+    if policy == "randaugment":
+        return normalise(rand_augment(images, rng))
     n = len(images)
     draws = torch.rand((6, n), generator=rng, device=rng.device).to(images.device) * 2 - 1
     angle, shift_x, shift_y, scale, brightness, contrast = draws

@@ -11,6 +11,7 @@ import timm
 import torch
 from torch import Tensor, nn
 
+from signforge.classify.last_layer import make_last_layer_cosine
 from signforge.errors import SignforgeError
 
 SMALL_IMAGE_RESOLUTION = 64
@@ -18,15 +19,25 @@ SMALL_IMAGE_RESOLUTION = 64
 
 
 def build_classifier(
-    name: str, *, num_classes: int, resolution: int, pretrained: bool, seed: int
+    name: str,
+    *,
+    num_classes: int,
+    resolution: int,
+    pretrained: bool,
+    seed: int,
+    cosine_scale: float | None = None,
 ) -> nn.Module:
     """The timm model ``name`` for float32 (N, 3, resolution, resolution) -> (N, num_classes).
 
     The same seed gives the same initial weights; the global random state is left as it was. The
     model is on the CPU, in training mode, and carries ``resolution`` for later checks.
 
+    cosine_scale: makes the last layer a ``CosineLayer`` of this scale; the weights of the other
+        layers are the same with and without.
+
     Raises SignforgeError for an unknown name (with the closest match), a resolution that the
-    model cannot take, and pretrained weights that cannot be had.
+    model cannot take, pretrained weights that cannot be had, and a last layer that is not linear
+    where it should give cosines.
     """
     # is_model also keeps out hf-hub: and local-dir: names, which would load foreign configs.
     if not timm.is_model(name):
@@ -38,6 +49,8 @@ def build_classifier(
         model: Any = _create(name, num_classes, resolution, pretrained)
         if resolution <= SMALL_IMAGE_RESOLUTION:
             _shrink_stem(model, keep_weights=pretrained)
+        if cosine_scale is not None:
+            make_last_layer_cosine(model, name, cosine_scale)
     _try_resolution(model, name, resolution)
     model.resolution = resolution
     return cast(nn.Module, model.train())

@@ -6,10 +6,10 @@ The loop is one function without hooks; batch order, augmentation and any dropou
 
 import math
 import time
-from collections.abc import Callable, Generator, Sequence, Sized
+from collections.abc import Generator, Sequence, Sized
 from contextlib import closing
 from dataclasses import dataclass
-from itertools import islice
+from itertools import chain, islice
 from typing import Any
 
 import torch
@@ -18,16 +18,19 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset, RandomSampler, Sampler
 
 from signforge.classify.augment import augment_batch, normalise
+from signforge.classify.last_layer import freeze_all_but_last_layer
+from signforge.classify.losses import Deferred, loss_at
+from signforge.classify.losses import Loss as Loss
 from signforge.config import ClassifierConfig
 from signforge.device import autocast, resolve_device
 from signforge.errors import SignforgeError
 from signforge.progress import Track, no_progress
 from signforge.seeds import derive_seed
 
-Loss = Callable[[Tensor, Tensor], Tensor]
-"""(logits float32 (N, C), labels int64 (N,)) -> scalar."""
+LAST_LAYER_SHARE = 0.2
+"""Of the steps, where the last layer is tuned by itself at the end."""
 
-_ORDER, _AUGMENT, _MODEL, _WORKERS = range(4)
+_ORDER, _AUGMENT, _MODEL, _WORKERS, _ENDING = range(5)
 """Streams of random numbers that must not share a seed."""
 
 
@@ -40,6 +43,18 @@ class FitResult:
     final_loss: float
 
 
+@dataclass(frozen=True)
+class Ending:
+    """A last part of the training in which only the last layer learns, from other images.
+
+    dataset, sampler: as in ``fit_classifier``. share: of all steps, rounded.
+    """
+
+    dataset: Dataset[Any]
+    sampler: Sampler[int] | None = None
+    share: float = LAST_LAYER_SHARE
+
+
 def fit_classifier(
     model: nn.Module,
     dataset: Dataset[Any],
@@ -47,7 +62,8 @@ def fit_classifier(
     config: ClassifierConfig,
     seed: int,
     sampler: Sampler[int] | None = None,
-    loss: Loss = F.cross_entropy,
+    loss: Loss | Deferred = F.cross_entropy,
+    ending: Ending | None = None,
     track: Track = no_progress,
 ) -> FitResult:
     """Trains ``model`` in place for exactly ``config.steps`` optimizer steps.
@@ -57,9 +73,11 @@ def fit_classifier(
     sampler: draws the indices instead of a shuffle by (seed, epoch); needs a length, and its
         ``set_epoch`` is called too. A last batch that is not full is dropped, unless all images
         fit into one batch.
+    ending: the last of these steps; then only the last layer learns, and all others do what they
+        do in evaluation mode. Learning rate and loss go on as they would without.
 
-    AdamW with linear warm-up and cosine decay; the model ends up on ``config.device``, in
-    training mode. The global random state is left as it was.
+    AdamW with linear warm-up and cosine decay over all steps; the model ends up on
+    ``config.device``, in training mode. The global random state is left as it was.
 
     Raises SignforgeError for an empty dataset, items of another kind, labels that the model has
     no output for, and a loss that is not finite (before it reaches the weights).
@@ -69,23 +87,32 @@ def fit_classifier(
     seen, value = 0, math.nan
     # Closed here, because an error's traceback would otherwise keep its worker processes alive.
     batches = _batches(dataset, sampler, config, seed, device)
+    last = ending or Ending(dataset, share=0.0)
+    last_batches = _batches(last.dataset, last.sampler, config, derive_seed(seed, _ENDING), device)
+    last_steps = round(last.share * config.steps)
+    first_steps = config.steps - last_steps
     forked = torch.random.fork_rng(devices=[device] if device.type == "cuda" else [])
-    with forked, closing(batches):
+    with forked, closing(batches), closing(last_batches):
         _seed_global(derive_seed(seed, _MODEL), device)
         model.to(device=device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         model.train()
         optimizer = _optimizer(model, config)
-        steps = islice(batches, config.steps)
+        forward = torch.compile(model) if config.compile else model
+        frozen: list[nn.Parameter] = []
+        steps = chain(islice(batches, first_steps), islice(last_batches, last_steps))
         for step, (images, labels) in enumerate(track(steps, "classifier", config.steps)):
+            if step == first_steps:
+                frozen = freeze_all_but_last_layer(model)
             _check_images(images, model)
             for group in optimizer.param_groups:
                 group["lr"] = learning_rate(step, config)
             rng = torch.Generator().manual_seed(derive_seed(seed, _AUGMENT, step))
             inputs = augment_batch(images.to(device, non_blocking=True), config.augment, rng)
             with autocast(device, config.precision):
-                logits = model(inputs.contiguous(memory_format=torch.channels_last))
+                logits = forward(inputs.contiguous(memory_format=torch.channels_last))
             _check_labels(labels, logits.shape[1])
-            step_loss = loss(logits.float(), labels.to(device, non_blocking=True))
+            criterion = loss_at(loss, step, config.steps)
+            step_loss = criterion(logits.float(), labels.to(device, non_blocking=True))
             value = step_loss.item()
             if not math.isfinite(value):
                 raise SignforgeError(
@@ -96,6 +123,9 @@ def fit_classifier(
             step_loss.backward()  # type: ignore[no-untyped-call]
             optimizer.step()
             seen += len(images)
+        for parameter in frozen:
+            parameter.requires_grad_(True)
+        model.train()
     return FitResult(seconds=time.perf_counter() - started, images=seen, final_loss=value)
 
 

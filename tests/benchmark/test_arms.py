@@ -2,22 +2,46 @@ from collections import Counter
 
 import pytest
 import torch
+import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from signforge.benchmark.arms import (
     ARMS,
     ArmContext,
+    LossArm,
     RepeatSampler,
+    may_use_gate,
+    needs_cosines,
     needs_generator,
     select_arms,
 )
+from signforge.classify.losses import LDAM_SCALE, Focal, LogitAdjusted, loss_at
 from signforge.config import BalanceConfig
 from signforge.errors import SignforgeError
 
+DATA_ARMS = [name for name, arm in ARMS.items() if not isinstance(arm, LossArm)]
+LOSS_ARMS = [name for name, arm in ARMS.items() if isinstance(arm, LossArm)]
 
-def context(sampler=None, seed=0, **balance):
-    return ArmContext(seed=seed, sampler=sampler, balance=BalanceConfig(**balance))
+
+def context(sampler=None, seed=0, gate=None, **balance):
+    return ArmContext(seed=seed, sampler=sampler, balance=BalanceConfig(**balance), gate=gate)
+
+
+def keep_all(_images, labels):
+    return torch.ones(len(labels), dtype=torch.bool)
+
+
+def set_up(name, train, ctx):
+    (arm,) = select_arms([name]).values()
+    return arm(train, ctx)
+
+
+def shown(setup):
+    """How often an epoch of a setup shows each class."""
+    indices = range(len(setup.dataset)) if setup.sampler is None else list(setup.sampler)
+    labels = Counter(int(setup.dataset[i][1]) for i in indices)
+    return tuple(labels[label] for label in range(4))
 
 
 def test_real_is_the_data_untouched(splits):
@@ -28,17 +52,124 @@ def test_real_is_the_data_untouched(splits):
     assert not setup.uses_generator
 
 
-@pytest.mark.parametrize("balance", [{}, {"max_synthetic_fraction": 0.5}])
-def test_oversample_shows_the_same_classes_as_synthetic(splits, sampler, balance):
-    repeated = ARMS["oversample"](splits.train, context(**balance))
-    synthetic = ARMS["synthetic"](splits.train, context(sampler, **balance))
-    assert repeated.class_counts == synthetic.class_counts
-    assert synthetic.uses_generator
-    assert not repeated.uses_generator
-    shown = Counter(splits.train.labels[list(repeated.sampler)].tolist())
-    assert tuple(shown[c] for c in range(4)) == repeated.class_counts
-    drawn = Counter(int(synthetic.dataset[i][1]) for i in range(len(synthetic.dataset)))
-    assert tuple(drawn[c] for c in range(4)) == synthetic.class_counts
+@pytest.mark.parametrize("name", ARMS)
+def test_every_arm_shows_the_counts_that_it_says(splits, sampler, name):
+    setup = set_up(name, splits.train, context(sampler, gate=keep_all))
+    assert shown(setup) == setup.class_counts
+    full, tenth = (120, 120, 120, 120), (120, 48, 33, 17)
+    expected = {"real": (120, 40, 24, 6), "oversample": full, "oversample_tenth": tenth}
+    expected |= {"synthetic_tenth": tenth, **dict.fromkeys(LOSS_ARMS, (120, 40, 24, 6))}
+    assert setup.class_counts == expected.get(name, full)
+
+
+@pytest.mark.parametrize("name", [*ARMS, "synthetic+ldam_drw", "oversample+focal_loss"])
+def test_what_an_arm_needs_is_known_from_its_name(splits, sampler, name):
+    setup = set_up(name, splits.train, context(sampler, gate=keep_all))
+    assert setup.uses_generator == needs_generator((name,))
+    assert setup.uses_gate == may_use_gate((name,))
+    assert (setup.cosine_scale == LDAM_SCALE) == needs_cosines((name,))
+
+
+def test_arms_of_others_may_use_the_gate():
+    assert may_use_gate(("real", "mine"))
+    assert not may_use_gate(("real+focal_loss", "synthetic_ungated"))
+
+
+@pytest.mark.parametrize("fraction", [1.0, 0.5])
+def test_oversample_shows_the_same_classes_as_synthetic(splits, sampler, fraction):
+    ctx = context(sampler, max_synthetic_fraction=fraction)
+    for repeated, drawn in (("oversample", "synthetic"), ("oversample_tenth", "synthetic_tenth")):
+        of_real, of_both = ARMS[repeated](splits.train, ctx), ARMS[drawn](splits.train, ctx)
+        assert of_real.class_counts == of_both.class_counts
+        assert of_real.dataset is splits.train
+
+
+def test_the_gate_decides_what_synthetic_draws(splits, sampler):
+    def no_yellow(_images, labels):
+        return labels != 3
+
+    with pytest.warns(UserWarning, match="yellow"):
+        gated = ARMS["synthetic"](splits.train, context(sampler, gate=no_yellow))
+    assert gated.dataset.oversampled_counts.tolist() == [0, 0, 0, 114]
+    assert gated.class_counts == (120, 120, 120, 120)
+    ungated = ARMS["synthetic_ungated"](splits.train, context(sampler, gate=no_yellow))
+    assert ungated.dataset.oversampled_counts.tolist() == [0, 0, 0, 0]
+    plain = ARMS["synthetic"](splits.train, context(sampler))
+    assert not plain.uses_gate
+    for a, b in zip(ungated.dataset, plain.dataset, strict=True):
+        assert torch.equal(a[0], b[0])
+
+
+def test_a_class_may_be_let_in_whatever_the_gate_says(splits, sampler):
+    def rarely(_images, labels):
+        return torch.arange(len(labels)) % 20 == 0
+
+    ctx = context(sampler, gate=rarely, min_acceptance=0.0)
+    with pytest.warns(UserWarning, match="rejected every draw"):
+        setup = ARMS["synthetic"](splits.train, ctx)
+    assert 0 < int(setup.dataset.oversampled_counts.sum()) < 290
+
+
+def test_the_last_layer_is_tuned_on_real_images_of_all_classes_alike(splits, sampler):
+    setup = ARMS["synthetic_then_real"](splits.train, context(sampler))
+    assert setup.ending.dataset is splits.train
+    labels = splits.train.labels[list(setup.ending.sampler)]
+    assert torch.bincount(labels).tolist() == [120] * 4
+    other = ARMS["oversample"](splits.train, context())
+    assert list(other.sampler) != list(setup.ending.sampler)
+
+
+@pytest.mark.parametrize("data", DATA_ARMS)
+@pytest.mark.parametrize("loss", LOSS_ARMS)
+def test_a_loss_combines_with_any_data_and_looks_at_its_counts(splits, sampler, data, loss):
+    ctx = context(sampler)
+    alone, both = (set_up(n, splits.train, ctx) for n in (data, f"{data}+{loss}"))
+    assert shown(both) == shown(alone)
+    assert (both.ending is None) == (alone.ending is None)
+    expected = ARMS[loss].make(alone.class_counts)
+    logits, labels = torch.randn(8, 4), torch.arange(8) % 4
+    for step in (0, 9):
+        ours, theirs = loss_at(both.loss, step, 10), loss_at(expected, step, 10)
+        assert ours(logits, labels) == theirs(logits, labels)
+
+
+def test_adjustment_is_for_the_counts_of_the_batches(splits, sampler):
+    def offsets(name):
+        setup = set_up(name, splits.train, context(sampler))
+        assert isinstance(setup.loss, LogitAdjusted)
+        return (setup.loss.offsets - setup.loss.offsets[0]).exp() * 120
+
+    assert offsets("logit_adjustment").tolist() == pytest.approx([120, 40, 24, 6])
+    assert offsets("synthetic_tenth+logit_adjustment").tolist() == pytest.approx([120, 48, 33, 17])
+    # Balanced batches leave nothing to adjust.
+    assert offsets("synthetic+logit_adjustment").tolist() == pytest.approx([120] * 4)
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "synthetic+oversample",
+        "focal_loss+logit_adjustment",
+        "real+real",
+        "focal_loss+focal_loss",
+        "logit_adjustment+synthetic",
+        "synthetic+focal_loss+focal_loss",
+    ],
+)
+def test_what_does_not_combine_is_told_what_does(name):
+    with pytest.raises(
+        SignforgeError,
+        match=r"is no combination: write one of real, oversample, .*synthetic.*, then \+ and one "
+        r"of class_balanced_loss, logit_adjustment, focal_loss, ldam_drw\.",
+    ) as caught:
+        select_arms([name])
+    assert repr(name) in str(caught.value)
+
+
+@pytest.mark.parametrize("name", ["syntetic+focal_loss", "synthetic+focal", "synthetic+", "+"])
+def test_unknown_parts_are_named(name):
+    with pytest.raises(SignforgeError, match=r"Unknown arm '(syntetic|focal|)'"):
+        select_arms([name])
 
 
 @settings(deadline=None, max_examples=50)
@@ -102,11 +233,22 @@ def test_unknown_arms_are_named_with_the_known_ones():
         select_arms([])
 
 
-def test_a_users_own_arm_is_one_more_function():
+def test_a_users_own_arm_is_one_more_function(splits):
     def halved(train, context):
         return ARMS["real"](train.subset(torch.arange(0, len(train), 2)), context)
 
-    arms = {**ARMS, "halved": halved}
+    def doubled(_counts):
+        return lambda logits, labels: 2 * F.cross_entropy(logits, labels)
+
+    arms = {**ARMS, "halved": halved, "doubled": LossArm(doubled), "a+b": halved}
+    assert select_arms(["a+b"], arms) == {"a+b": halved}  # a name of its own comes first
+    (both,) = select_arms(["halved+doubled"], arms).values()
+    assert len(both(splits.train, context()).dataset) == 95
+    logits, labels = torch.randn(8, 4), torch.arange(8) % 4
+    loss = both(splits.train, context()).loss
+    assert loss(logits, labels) == 2 * F.cross_entropy(logits, labels)
+    (focal,) = select_arms(["halved+focal_loss"], arms).values()
+    assert focal(splits.train, context()).loss == Focal()
     assert select_arms(["halved", "real", "halved"], arms) == {
         "halved": halved,
         "real": ARMS["real"],

@@ -3,7 +3,7 @@ import json
 import pytest
 
 from signforge.benchmark.estimate import dry_run, duration
-from signforge.benchmark.runner import run_benchmark
+from signforge.benchmark.runner import GATE, run_benchmark
 from signforge.errors import SignforgeError
 
 
@@ -30,6 +30,7 @@ def test_a_plan_names_what_would_be_done_and_writes_nothing(config, splits, samp
     assert "6 (real, oversample, synthetic with seeds 0, 1), test_resnet, 3 steps of 16" in text
     assert str(run_dir) in text
     assert "GAN:" not in text
+    assert "Gate" not in text
     assert json.loads(json.dumps(plan.as_dict()))["total_seconds"] == plan.total_seconds
 
 
@@ -41,6 +42,22 @@ def test_the_gan_counts_where_it_must_be_trained(small_gan, splits, tmp_path):
     gan = small_gan.gan.model_copy(update={"max_minutes": 0.001})
     capped = dry_run(small_gan.model_copy(update={"gan": gan}), splits, tmp_path)
     assert capped.gan_seconds == pytest.approx(0.06)
+
+
+def test_the_gate_counts_until_it_is_there(config, splits, sampler, tmp_path):
+    balance = config.balance.model_copy(update={"gate_tau": 0.5, "gate_steps": 100})
+    gated = config.model_copy(update={"balance": balance})
+    plan = dry_run(gated, splits, tmp_path, sampler=sampler)
+    assert plan.gate_seconds > 0
+    shared = plan.gate_seconds + plan.extractor_seconds
+    assert plan.total_seconds == pytest.approx(shared + 6 * plan.classifier_seconds)
+    assert "Gate, which keeps bad samples out: " in "\n".join(plan.lines)
+    (tmp_path / GATE).mkdir()
+    (tmp_path / GATE / "gate.json").touch()
+    assert dry_run(gated, splits, tmp_path, sampler=sampler).gate_seconds == 0
+    benchmark = config.benchmark.model_copy(update={"arms": ("real", "synthetic_ungated")})
+    ungated = gated.model_copy(update={"benchmark": benchmark})
+    assert dry_run(ungated, splits, tmp_path / "2", sampler=sampler).gate_seconds == 0
 
 
 def test_finished_jobs_are_not_counted_again(config, splits, tmp_path):

@@ -279,6 +279,17 @@ def scores(run: Path) -> Sequence[tuple[str, int, float, float]]:
     ]
 
 
+def test_a_classifier_that_cannot_give_cosines_is_refused_early(
+    tmp_path: Path, job_config: Config, splits: PreparedSplits
+) -> None:
+    # Its last layer is a 1x1 convolution.
+    classifier = job_config.classifier.model_copy(update={"name": "dla46_c"})
+    config = with_arms(job_config, "real", "ldam_drw").model_copy(update={"classifier": classifier})
+    with pytest.raises(SignforgeError, match=r"only a linear one can give cosines"):
+        run_main_job(config, splits, tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
 def test_one_class_is_refused_before_anything_is_trained(
     tmp_path: Path, job_config: Config, splits: PreparedSplits
 ) -> None:

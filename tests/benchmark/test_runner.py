@@ -1,17 +1,19 @@
 import dataclasses
 import json
+import shutil
 
 import numpy as np
 import pytest
 import torch
 
-from signforge.benchmark.arms import ARMS
+from signforge.benchmark import gate as gate_module
+from signforge.benchmark.arms import ARMS, may_use_gate
 from signforge.benchmark.folder import config_hash, read_predictions, read_rows, read_target
-from signforge.benchmark.runner import plan_jobs, run_benchmark, run_in_process
+from signforge.benchmark.runner import GATE, plan_jobs, run_benchmark, run_in_process
 from signforge.config import load_config, validate
 from signforge.errors import SignforgeError
 
-TIMES = ("classifier_seconds", "finished_at")
+TIMES = ("classifier_seconds", "gate_seconds", "finished_at")
 
 
 def timeless(rows):
@@ -65,6 +67,8 @@ def test_every_arm_and_seed_has_one_complete_row(finished, config, splits, sampl
         drawn = row["arm"] == "synthetic"
         assert row["gan_seconds"] == (12.5 if drawn else 0.0)
         assert row["generator_fingerprint"] == (sampler.fingerprint if drawn else None)
+        assert row["gate_seconds"] == 0
+        assert row["gate_sha256"] is None
         assert row["class_counts"] == ([120, 40, 24, 6] if row["arm"] == "real" else [120] * 4)
     environment = json.loads((run_dir / "environment.json").read_text())
     assert environment["command"] == "repeat me"
@@ -177,7 +181,11 @@ def test_mistakes_are_told_before_anything_trains(config, splits, sampler, tmp_p
             run_benchmark(config, splits, sampler, tmp_path / "run", run_jobs=never)
         assert not (tmp_path / "run").exists()
 
-    refused("synthetic needs a generator", sampler=None)
+    refused("arm synthetic needs a generator", sampler=None)
+    combined = changed(config, "benchmark.arms", ["synthetic_ungated+focal_loss"])
+    refused(r"arm synthetic_ungated\+focal_loss needs", sampler=None, config=combined)
+    twice = changed(config, "benchmark.arms", ["oversample+synthetic"])
+    refused("is no combination", config=twice)
     refused("Unknown arm 'fake'", config=changed(config, "benchmark.arms", ["real", "fake"]))
     other = type(sampler)()
     other.resolution = 32
@@ -185,6 +193,78 @@ def test_mistakes_are_told_before_anything_trains(config, splits, sampler, tmp_p
     other = type(sampler)()
     other.class_names = ("a", "b", "c", "d")
     refused("names differ", sampler=other)
+
+
+COMBINATIONS = ("synthetic_tenth+logit_adjustment", "synthetic_then_real+ldam_drw")
+
+
+@pytest.fixture(scope="module")
+def gated_config(config):
+    """All arms that ship and two combinations, for one seed, behind a gate that knows colours."""
+    gated = changed(changed(config, "balance.gate_tau", 0.5), "balance.gate_steps", 40)
+    named = changed(gated, "benchmark.arms", [*ARMS, *COMBINATIONS])
+    return changed(named, "benchmark.seeds", 1)
+
+
+@pytest.fixture(scope="module")
+def gated(gated_config, splits, sampler, tmp_path_factory):
+    run_dir = tmp_path_factory.mktemp("gated") / "run"
+    return run_dir, run_benchmark(gated_config, splits, sampler, run_dir, gan_seconds=12.5)
+
+
+def test_all_arms_take_as_many_steps_and_say_what_they_used(gated):
+    run_dir, rows = gated
+    assert [row["arm"] for row in rows] == [*ARMS, *COMBINATIONS]
+    dataset = json.loads((run_dir / "dataset.json").read_text())
+    assert dataset["gate"]["tau"] == 0.5
+    assert dataset["gate"]["steps"] == 40
+    assert all(0 <= share <= 1 for share in dataset["gate"]["real_acceptance"])
+    for row in rows:
+        assert (row["steps"], row["images"]) == (3, 3 * 16)
+        assert np.isfinite(row["final_loss"])
+        judged = may_use_gate((row["arm"],))
+        assert (row["gate_sha256"] == dataset["gate"]["sha256"]) == judged
+        assert (row["gate_seconds"] == dataset["gate"]["seconds"] > 0) == judged
+        # The largest class is never filled up, so nothing of it is tried.
+        tried = [share is not None for share in row["acceptance"]]
+        assert tried == ([False, True, True, True] if judged else [False] * 4)
+        repeated = {"oversample": [0, 80, 96, 114], "oversample_tenth": [0, 8, 9, 11]}
+        if not judged:
+            assert row["oversampled_counts"] == repeated.get(row["arm"], [0] * 4)
+    losses = {row["arm"]: row["final_loss"] for row in rows}
+    # The templates are so good that the gate lets all of them in.
+    assert losses["synthetic_ungated"] == losses["synthetic"]
+    assert len(set(losses.values())) == len(losses) - 1
+
+
+def test_the_gate_is_fitted_once_and_kept(gated, gated_config, splits, sampler, tmp_path):
+    run_dir, rows = gated
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(gate_module, "fit_classifier_gate", pytest.fail)
+        assert run_benchmark(gated_config, splits, sampler, run_dir, gan_seconds=12.5) == rows
+        dataset = json.loads((run_dir / "dataset.json").read_text())
+        assert dataset["gate"]["sha256"] == rows[-1]["gate_sha256"]
+        # Arms that never ask it need none.
+        cheap = changed(gated_config, "benchmark.arms", ["oversample", "synthetic_ungated"])
+        run_benchmark(cheap, splits, sampler, tmp_path / "cheap")
+        assert not (tmp_path / "cheap" / GATE).exists()
+
+    # Killed in the middle of saving the gate, which its card completes.
+    some = ["synthetic", "synthetic_then_real+ldam_drw"]
+    few = changed(gated_config, "benchmark.arms", some)
+    with pytest.raises(KeyboardInterrupt):
+        run_benchmark(few, splits, sampler, tmp_path / "killed", run_jobs=StopsAfter(0))
+    (tmp_path / "killed" / GATE / "gate.json").unlink()
+    resumed = run_benchmark(few, splits, sampler, tmp_path / "killed", gan_seconds=12.5)
+    assert timeless(resumed) == timeless(row for row in rows if row["arm"] in some)
+
+
+def test_another_gate_in_the_folder_is_refused(gated, gated_config, splits, sampler, tmp_path):
+    run_dir, _ = gated
+    shutil.copytree(run_dir / GATE, tmp_path / GATE)
+    other = changed(gated_config, "balance.gate_tau", 0.6)
+    with pytest.raises(SignforgeError, match="gate of other data or other settings"):
+        run_benchmark(other, splits, sampler, tmp_path)
 
 
 def test_a_line_that_is_no_row_is_named(tmp_path):

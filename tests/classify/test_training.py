@@ -9,8 +9,10 @@ from torch import Tensor, nn
 from torch.utils.data import Dataset, RandomSampler, Sampler, TensorDataset
 
 from signforge.classify.augment import normalise
+from signforge.classify.losses import Deferred
 from signforge.classify.model import build_classifier
 from signforge.classify.training import (
+    Ending,
     FitResult,
     fit_classifier,
     learning_rate,
@@ -218,6 +220,95 @@ def test_norms_and_biases_are_not_decayed() -> None:
     )
     for key, value in model.named_parameters():
         assert torch.equal(before[key], value) == (value.ndim <= 1), key
+
+
+class Snapshots:
+    """Plain cross-entropy that remembers the weights before each step."""
+
+    def __init__(self, model: nn.Module) -> None:
+        self.model = model
+        self.states: list[dict[str, Tensor]] = []
+
+    def __call__(self, logits: Tensor, labels: Tensor) -> Tensor:
+        self.states.append({k: v.clone() for k, v in self.model.state_dict().items()})
+        return F.cross_entropy(logits, labels)
+
+
+def test_an_ending_trains_the_last_layer_alone_on_its_own_images() -> None:
+    model = tiny()
+    first, second, seen = Recorded(squares(160)), Recorded(squares(64, seed=1)), Snapshots(model)
+    result = fit_classifier(
+        model, first, config=config(10), seed=0, loss=seen, ending=Ending(second)
+    )
+    assert result.images == 10 * 16
+    assert [len(indices) for indices in first.seen] == [8 * 16]
+    assert [len(indices) for indices in second.seen] == [2 * 16]
+    # States 8 and 9 are those before the two last steps; running means stand still as well.
+    at_the_end = model.state_dict()
+    head = ("fc.weight", "fc.bias")
+    for key, value in at_the_end.items():
+        assert torch.equal(value, seen.states[8][key]) == (key not in head), key
+    assert not torch.equal(seen.states[8]["fc.weight"], seen.states[9]["fc.weight"])
+    assert model.training
+    assert all(parameter.requires_grad for parameter in model.parameters())
+
+
+def test_before_its_ending_a_training_is_as_without() -> None:
+    states = []
+    for ending in (None, Ending(squares(64, seed=1))):
+        model = tiny()
+        loss = Snapshots(model)
+        fit_classifier(model, squares(40), config=config(5), seed=0, loss=loss, ending=ending)
+        states.append(loss.states[:4])
+    assert all(equal(plain, ended) for plain, ended in zip(*states, strict=True))
+
+
+def test_an_ending_repeats_by_seed_and_leaves_out_what_is_rounded_away() -> None:
+    def weights(seed: int, steps: int) -> dict[str, Tensor]:
+        model = tiny()
+        ending = Ending(squares(64, seed=1), OnlyFirst())
+        fit_classifier(model, squares(40), config=config(steps), seed=seed, ending=ending)
+        return model.state_dict()
+
+    assert equal(weights(0, 5), weights(0, 5))
+    assert not equal(weights(0, 5), weights(1, 5))
+    assert equal(weights(0, 2), fit(squares(40), steps=2)[0])  # a fifth of 2 is no step
+
+
+def test_a_deferred_loss_takes_over_at_its_step() -> None:
+    calls: list[str] = []
+
+    def noted(name: str) -> object:
+        def loss(logits: Tensor, labels: Tensor) -> Tensor:
+            calls.append(name)
+            return F.cross_entropy(logits, labels)
+
+        return loss
+
+    loss = Deferred(noted("early"), noted("late"), share=0.6)
+    fit_classifier(tiny(), squares(40), config=config(5), seed=0, loss=loss)
+    assert calls == ["early"] * 3 + ["late"] * 2
+
+
+def test_a_compiled_training_is_the_plain_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    """With the code generator left out, which takes a minute and changes the last bits."""
+    compiled: list[nn.Module] = []
+    original = torch.compile
+
+    def compile_eagerly(model: nn.Module) -> nn.Module:
+        compiled.append(model)
+        return original(model, backend="eager")
+
+    monkeypatch.setattr(torch, "compile", compile_eagerly)
+    states = []
+    for wanted in (False, True):
+        model = tiny()
+        ending = Ending(squares(16, seed=1))
+        settings = config(3, compile=wanted, precision="fp32")
+        fit_classifier(model, squares(40), config=settings, seed=0, ending=ending)
+        states.append(model.state_dict())
+        assert len(compiled) == wanted
+    assert equal(*states)
 
 
 def floats(n: int = 20) -> TensorDataset:
