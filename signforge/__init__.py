@@ -3,6 +3,8 @@
 from importlib.metadata import version
 
 from signforge.balance.dataset import SyntheticBalancedDataset
+from signforge.balance.device_loader import OnDeviceLoader
+from signforge.balance.plan import BalancePlan
 from signforge.balance.strategy import resolve_sampling_strategy
 from signforge.config import Config, DataConfig, load_config
 from signforge.data.folders import from_dataset
@@ -15,12 +17,14 @@ from signforge.gan.sampler import ClassConditionalSampler, GanSampler, load_samp
 __version__ = version("signforge")
 
 __all__ = [
+    "BalancePlan",
     "ClassConditionalSampler",
     "Config",
     "DataConfig",
     "GanSampler",
     "LabeledImages",
     "LabeledSplits",
+    "OnDeviceLoader",
     "PreparedSplits",
     "SignforgeError",
     "SyntheticBalancedDataset",

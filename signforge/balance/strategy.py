@@ -77,8 +77,9 @@ def resolve_sampling_strategy(
         plan.check(names)
         targets = _mapping_targets(plan.counts(), counts, names, "balance plan")
         oversampled = plan.oversampled().tolist()
+    share = Fraction(str(max_synthetic_fraction))  # exact: 0.9 as a float is not 9/10
     most = [
-        None if repeated else _most_with_cap(count, max_synthetic_fraction)
+        None if repeated else _most_with_cap(count, share)
         for count, repeated in zip(counts, oversampled, strict=True)
     ]
     capped = [
@@ -255,7 +256,6 @@ def _empty_class(label: int, names: tuple[str, ...]) -> str:
     )
 
 
-def _most_with_cap(count: int, fraction: float) -> int | None:
-    """Largest allowed total, None without a cap; exact, since 0.9 as a float is not 9/10."""
-    share = Fraction(str(fraction))
+def _most_with_cap(count: int, share: Fraction) -> int | None:
+    """Largest allowed total, None without a cap."""
     return None if share == 1 else count + int(count * share / (1 - share))

@@ -1,15 +1,12 @@
 """Images of chosen classes as PNG files, with a grid of them."""
 
-import io
-import re
 from collections.abc import Sequence
 from pathlib import Path
 
 import torch
-from PIL import Image
-from torch import Tensor
 
 from signforge.data.charts import save_image_grid
+from signforge.data.encode import class_folders, encode_png
 from signforge.files import write_atomically
 from signforge.gan.run import row_names
 from signforge.gan.sampler import ClassConditionalSampler
@@ -34,12 +31,12 @@ def generate_images(
     """
     files: list[Path] = []
     grid = []
+    folders = class_folders(sampler.class_names)
     for label in track(labels, "Drawing", len(labels)):
         images = sampler.sample(torch.full((num,), label, dtype=torch.int64), seed)
-        folder = out / f"{label:05d}_{_file_name(sampler.class_names[label])}"
         for index, image in enumerate(images):
-            path = folder / f"{label:05d}_seed{seed}_{index:05d}.png"
-            write_atomically(path, _encode_png(image))
+            path = out / folders[label] / f"{label:05d}_seed{seed}_{index:05d}.png"
+            write_atomically(path, encode_png(image))
             files.append(path)
         grid.append(images[:GRID_IMAGES])
     names = row_names(sampler.class_names)
@@ -51,14 +48,3 @@ def generate_images(
             out / "grid.png", [row[:10] for row in grid], [names[label] for label in labels]
         )
     return files
-
-
-def _encode_png(image: Tensor) -> bytes:
-    """uint8 (3, H, W) -> a PNG file."""
-    file = io.BytesIO()
-    Image.fromarray(image.permute(1, 2, 0).contiguous().numpy()).save(file, format="PNG")
-    return file.getvalue()
-
-
-def _file_name(class_name: str) -> str:
-    return re.sub(r"[^A-Za-z0-9]+", "-", class_name).strip("-")[:60] or "class"

@@ -1,15 +1,11 @@
 import hashlib
 import pickle
-import warnings
 from functools import partial
-from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from PIL import Image
 from torch.utils.data import ConcatDataset, DataLoader, Dataset, Subset, TensorDataset
-from torchvision.datasets import GTSRB, ImageFolder
 from torchvision.transforms import functional as TF
 from torchvision.transforms import v2
 
@@ -30,18 +26,6 @@ def batches(dataset, **options):
 @pytest.fixture
 def balanced(make_real, make_sampler):
     return SyntheticBalancedDataset(make_real(), make_sampler(), **SEEDS)
-
-
-@pytest.fixture
-def png_folder(tmp_path: Path) -> Path:
-    """Class folders with PNG files of several sizes, as ImageFolder wants them."""
-    rng = np.random.default_rng(0)
-    for name, count in (("ahead", 5), ("stop", 3)):
-        (tmp_path / name).mkdir()
-        for i in range(count):
-            pixels = rng.integers(0, 256, (10 + i, 12, 3), dtype=np.uint8)
-            Image.fromarray(pixels).save(tmp_path / name / f"{i}.png")
-    return tmp_path
 
 
 def test_counts(balanced, make_real):
@@ -69,31 +53,6 @@ def test_strategy_and_cap_are_passed_on(make_real, make_sampler):
         make_real(), make_sampler(), sampling_strategy={"stop": 100}, max_synthetic_fraction=0.5
     )
     assert dataset.class_counts.tolist() == [10, 9, 2, 4]
-
-
-def test_real_items_of_an_image_folder_are_untouched(png_folder, make_sampler):
-    real = ImageFolder(png_folder)
-    dataset = SyntheticBalancedDataset(real, make_sampler(("ahead", "stop"), 16))
-    assert len(dataset) == 10
-    for i in range(len(real)):
-        assert equal(dataset[i], real[i])
-        assert np.array_equal(np.asarray(dataset[i][0]), np.asarray(Image.open(real.samples[i][0])))
-    image, label = dataset[-1]
-    assert isinstance(image, Image.Image)
-    assert (image.mode, image.size, label) == ("RGB", (16, 16), 1)
-
-
-def test_torchvision_gtsrb(tmp_path, make_sampler):
-    for label, count in enumerate((4, 1)):
-        folder = tmp_path / "gtsrb" / "GTSRB" / "Training" / f"{label:05d}"
-        folder.mkdir(parents=True)
-        for i in range(count):
-            Image.new("RGB", (20 + i, 21), (label, i, 7)).save(folder / f"{i:05d}_00000.ppm")
-    real = GTSRB(tmp_path, split="train")
-    dataset = SyntheticBalancedDataset(real, make_sampler(("20", "30"), 16))
-    assert dataset.class_names == ("20", "30")
-    assert dataset.targets == [0, 0, 0, 0, 1, 1, 1, 1]
-    assert all(equal(dataset[i], real[i]) for i in range(5))
 
 
 def test_synthetic_images_take_the_size_of_the_real(make_real, make_sampler):
@@ -195,29 +154,6 @@ def test_a_subset_of_it_and_it_on_subsets(balanced, make_real, make_sampler):
     assert all(equal(dataset[i], balanced[i]) for i in range(36))
 
 
-def test_workers_give_the_same_data_and_see_every_epoch(balanced):
-    # the other start methods: test_workers.py
-    with warnings.catch_warnings():
-        # newer Pythons warn of fork in a process with threads, which torch's own threads are
-        warnings.filterwarnings("ignore", message=".*fork.*", category=DeprecationWarning)
-        loader = DataLoader(
-            balanced,
-            batch_size=7,
-            num_workers=2,
-            multiprocessing_context="fork",
-            persistent_workers=True,
-        )
-        seen = []
-        for epoch in (0, 1, 4):
-            balanced.set_epoch(epoch)
-            seen.append(torch.cat([images for images, _ in loader]))
-            alone = batches(balanced)
-            assert torch.equal(seen[-1], torch.cat([images for images, _ in alone]))
-        del loader
-    assert torch.equal(seen[0][:20], seen[2][:20])
-    assert (seen[0][20:] != seen[2][20:]).flatten(1).any(dim=1).all()
-
-
 def test_pickle_carries_images_but_no_generator(balanced):
     balanced.set_epoch(2)
     twin = pickle.loads(pickle.dumps(balanced))
@@ -257,47 +193,6 @@ def test_epochs_may_be_skipped_and_revisited(balanced, make_real, make_sampler):
         other.set_epoch(epoch)
     assert other.epoch == 5
     assert all(equal(other[i], balanced[i]) for i in range(36))
-
-
-def test_default_collate_with_cutmix(balanced):
-    mix = v2.CutMix(num_classes=4)
-    balanced.transform = v2.ToDtype(torch.float32, scale=True)
-    loader = DataLoader(
-        balanced,
-        batch_size=12,
-        shuffle=True,
-        collate_fn=lambda items: mix(*torch.utils.data.default_collate(items)),
-    )
-    images, labels = next(iter(loader))
-    assert images.shape == (12, 3, 8, 8)
-    assert torch.allclose(labels.sum(dim=1), torch.ones(12))
-
-
-@pytest.mark.parametrize("prefetcher", [True, False])
-def test_timm_create_loader(png_folder, make_sampler, prefetcher):
-    from timm.data import create_loader
-
-    dataset = SyntheticBalancedDataset(ImageFolder(png_folder), make_sampler(("ahead", "stop")))
-    loader = create_loader(
-        dataset,
-        input_size=(3, 16, 16),
-        batch_size=5,
-        use_prefetcher=prefetcher,
-        mean=(0.0, 0.0, 0.0),
-        std=(1.0, 1.0, 1.0),
-        crop_pct=1.0,
-        num_workers=0,
-        persistent_workers=False,
-        device=torch.device("cpu"),
-        pin_memory=False,
-    )
-    found = list(loader)
-    assert torch.cat([labels for _, labels in found]).tolist() == dataset.targets
-    images = torch.cat([images for images, _ in found])
-    assert images.shape == (10, 3, 16, 16)
-    # class 1 has red 53..84 out of 255; floats cut to uint8 would leave 0 and 1
-    assert images[8:, 0].min() * 255 >= 52
-    assert images[8:, 0].max() * 255 <= 86
 
 
 def test_generator_may_be_a_run_directory(make_real, tmp_path):
