@@ -24,7 +24,10 @@ from signforge.errors import SignforgeError
 from support.cli_runner import Ran, run_cli
 
 HELP = Path(__file__).parent / "help"
-COMMANDS = ("", "data", "data inspect", "train-cgan", "generate", "benchmark")
+COMMANDS = (
+    *("", "data", "data inspect", "train-cgan", "generate"),
+    *("plan", "export", "benchmark"),
+)
 COLORS = {"blue": (40, 60, 220), "green": (30, 200, 40), "red": (220, 30, 30), "[y] w": (210, 9, 9)}
 COUNTS = {"blue": 40, "green": 24, "red": 14, "[y] w": 8}
 ARMS = ("real", "oversample", "synthetic")
@@ -85,7 +88,11 @@ def train_args(signs: Path, out: Path, *args: object, kimg: float = 0.2) -> tupl
 
 
 def benchmark_args(signs: Path, out: Path, *args: object) -> tuple[object, ...]:
-    settings = ("benchmark.extractor_steps=3", "benchmark.bootstrap_resamples=100")
+    settings = (
+        "benchmark.extractor_steps=3",
+        "benchmark.bootstrap_resamples=100",
+        "balance.gate_tau=0",
+    )
     small = [part for text in (*settings, "classifier.batch_size=16") for part in ("--set", text)]
     classifier = ("--classifier", "test_resnet", "--steps", 3, "--seeds", 2)
     return ("benchmark", "--data", signs, *DATA, *GAN, "--out", out, *classifier, *small, *args)
@@ -135,7 +142,7 @@ def test_committed_help_names_every_option(command: str) -> None:
     options = {name for param in node.params for name in param.opts if name.startswith("--")}
     file = HELP / f"{command.replace(' ', '-') or 'signforge'}.txt"
     committed = file.read_text(encoding="utf-8")
-    assert set(re.findall(r"│ (--[a-z-]+)", committed)) == options | {"--help"}
+    assert set(re.findall(r"│[ *]+(--[a-z-]+)", committed)) == options | {"--help"}
     assert all(f"│ {name} " in committed for name in getattr(node, "commands", {}))
 
 
@@ -149,7 +156,7 @@ def test_every_command_has_json() -> None:
     root: Any = typer.main.get_command(app)
     data = root.commands["data"].commands
     leaves = [*data.values(), *(node for name, node in root.commands.items() if name != "data")]
-    assert len(leaves) == 4
+    assert len(leaves) == 6
     for leaf in leaves:
         assert any("--json" in param.opts for param in leaf.params), leaf.name
 
