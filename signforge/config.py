@@ -55,6 +55,9 @@ class GanConfig(Section):
     """Width of the class embedding that conditions the generator's batch norms."""
     upsample: Literal["transposed", "resize"] = "transposed"
     """How the generator doubles the resolution: transposed convolution, or nearest + 3x3."""
+    projection_share: float = Field(1.0, ge=0, le=1)
+    """Share of the images whose class the discriminator is told. The less it knows, the more a
+    class may borrow looks from others, and the more the guide alone holds the class."""
     class_from_resolution: int = Field(4, ge=4)
     """Generator layers below this height and width do not see the class, only the latent."""
     discriminator_dropout: float = Field(0.0, ge=0, lt=1)

@@ -17,6 +17,8 @@ from torch.nn import functional as F
 from signforge.errors import SignforgeError
 
 LOWEST_RESOLUTION = 4
+UNKNOWN_CLASS = -1
+"""The label of an image whose class the discriminator is not told."""
 FEATURE_GAIN = 4.0
 """Makes the features that the class embedding is projected on as large as a sum over the 4x4 map
 would be; without it the conditional term starts too small to teach the classes apart."""
@@ -151,6 +153,8 @@ def _resize(c_in: int, c_out: int) -> nn.Module:
 class ProjectionDiscriminator(nn.Module):
     """images float (N, 3, resolution, resolution), labels int64 (N,) -> logits float (N,).
 
+    An image whose label is ``UNKNOWN_CLASS`` is judged without the projection.
+
     The last 4x4 map is flattened, not pooled: where a stroke lies is what tells a 3 from an 8. It
     also holds the mean standard deviation within groups of ``stddev_group`` images (Karras et al.
     2018, section 3), so that fakes with too little variety are told by it. N must be a
@@ -195,7 +199,9 @@ class ProjectionDiscriminator(nn.Module):
         x = F.leaky_relu(self.top(x), 0.2)
         features = FEATURE_GAIN * F.leaky_relu(self.flat(x.flatten(1)), 0.2).float()
         unconditional: Tensor = self.linear(features).float().squeeze(1)
-        conditional: Tensor = (self.embedding(labels) * features).sum(dim=1)
+        known = labels != UNKNOWN_CLASS
+        embedded = self.embedding(labels.clamp(min=0)) * known[:, None]
+        conditional: Tensor = (embedded * features).sum(dim=1)
         return unconditional + self.class_strength * conditional
 
 

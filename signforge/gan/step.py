@@ -21,7 +21,7 @@ from signforge.gan.checkpoint import TrainingState
 from signforge.gan.distributed import WHOLE, Share, average, current_share, use_global_batch_norm
 from signforge.gan.ema import ema_copy
 from signforge.gan.guide import build_guide, guide_loss
-from signforge.gan.networks import ConditionalGenerator, ProjectionDiscriminator
+from signforge.gan.networks import UNKNOWN_CLASS, ConditionalGenerator, ProjectionDiscriminator
 from signforge.gan.sampler import build_generator
 from signforge.seeds import derive_seed
 
@@ -139,11 +139,12 @@ def _train_discriminator(
     discriminator = cast(ProjectionDiscriminator, state.discriminator)
     # Fakes have the labels of the real images, so that only looks can tell the two apart.
     real, labels = batches.batch(n, rng, share)
+    told = _told(labels, config, rng, share)
     with autocast(device, config.precision):
         with torch.no_grad():
             fake = state.generator(share.of(z), labels)
         both = augment(torch.cat([real, fake]), config, rng, replace(share, parts=2))
-        logits = discriminator(both, labels.repeat(2))
+        logits = discriminator(both, told.repeat(2))
         real_logits, fake_logits = logits.chunk(2)
         loss = _discriminator_loss(config, real_logits, fake_logits)
         regularised = loss
@@ -158,7 +159,7 @@ def _train_discriminator(
         gamma = config.r1_gamma * config.r1_every_steps
         for images in both.chunk(2)[: 2 if config.loss == "relativistic" else 1]:
             inputs = images.detach().requires_grad_(True)
-            penalty = losses.r1_penalty(discriminator(inputs, labels), inputs)
+            penalty = losses.r1_penalty(discriminator(inputs, told), inputs)
             (gamma * penalty).backward()  # type: ignore[no-untyped-call]
     means = [value.detach().mean() for value in (loss, real_logits, fake_logits)]
     finite = _update_if_finite(state.discriminator_optimizer, means)
@@ -179,10 +180,11 @@ def _train_generator(
     labels = share.of(all_labels)
     with _frozen(state.discriminator), autocast(device, config.precision):
         fake = augment(generator(share.of(z), labels), config, rng, share)
-        logits = state.discriminator(fake, labels)
+        told = _told(labels, config, rng, share)
+        logits = state.discriminator(fake, told)
         if config.loss == "relativistic":
             real = augment(batches.images_of(all_labels, rng, share), config, rng, share)
-            loss = losses.relativistic_loss(logits, state.discriminator(real, labels))
+            loss = losses.relativistic_loss(logits, state.discriminator(real, told))
         else:
             loss = losses.generator_loss(logits)
         regularised = loss
@@ -222,6 +224,17 @@ def augment(
 ) -> Tensor:
     """What the discriminator gets to see of float (N, 3, H, W) images."""
     return diff_augment(images, config.augment, rng, config.augment_probability, share)
+
+
+def _told(labels: Tensor, config: GanConfig, rng: torch.Generator, share: Share) -> Tensor:
+    """The labels that the discriminator is told: int64 (N,), some of them UNKNOWN_CLASS.
+
+    labels: those of this process, of ``config.batch_size`` in all.
+    """
+    if config.projection_share == 1:
+        return labels
+    drawn = torch.rand(config.batch_size, generator=rng, device=labels.device)
+    return torch.where(share.of(drawn) < config.projection_share, labels, UNKNOWN_CLASS)
 
 
 def _discriminator_loss(config: GanConfig, real_logits: Tensor, fake_logits: Tensor) -> Tensor:

@@ -13,11 +13,11 @@ from signforge.benchmark.runner import GATE, plan_jobs, run_benchmark, run_in_pr
 from signforge.config import load_config, validate
 from signforge.errors import SignforgeError
 
-TIMES = ("classifier_seconds", "gate_seconds", "finished_at")
+MOMENTARY = ("classifier_seconds", "gate_seconds", "finished_at", "commit", "dirty")
 
 
 def timeless(rows):
-    return [{key: value for key, value in row.items() if key not in TIMES} for row in rows]
+    return [{key: value for key, value in row.items() if key not in MOMENTARY} for row in rows]
 
 
 def changed(config, dotted, value):

@@ -3,6 +3,7 @@ import torch
 
 from signforge.errors import SignforgeError
 from signforge.gan.networks import (
+    UNKNOWN_CLASS,
     ConditionalBatchNorm2d,
     ConditionalGenerator,
     ProjectionDiscriminator,
@@ -113,6 +114,18 @@ def test_without_class_strength_neither_network_knows_the_class():
     judging.class_strength.fill_(1)
     assert not torch.equal(judging(images, one), judging(images, other))
     assert "class_strength" not in {**drawing.state_dict(), **judging.state_dict()}
+
+
+def test_an_image_of_unknown_class_is_judged_without_the_projection():
+    judging = discriminator().eval()
+    images = torch.rand(4, 3, 8, 8) * 2 - 1
+    labels = torch.tensor([2, UNKNOWN_CLASS, 0, UNKNOWN_CLASS])
+    logits = judging(images, labels)
+    told = judging(images, torch.tensor([2, 1, 0, 1]))
+    assert torch.equal(logits[::2], told[::2])
+    judging.class_strength.fill_(0)
+    assert torch.equal(logits[1::2], judging(images, labels)[1::2])
+    assert (logits - told)[1::2].abs().min() > 1e-3
 
 
 def test_class_and_latent_both_change_the_image():

@@ -8,6 +8,7 @@ import torch
 
 from signforge.gan import losses
 from signforge.gan.batches import BatchSource
+from signforge.gan.networks import UNKNOWN_CLASS, ProjectionDiscriminator
 from signforge.gan.step import build_training_state, gan_step, measure_images_per_second
 from signforge.seeds import derive_seed
 
@@ -196,3 +197,28 @@ def test_ordinary_steps_are_finite(make_config, make_train):
 
 def test_speed_is_measured_in_images_a_second(make_config, make_train):
     assert measure_images_per_second(make_config(), make_train(), steps=2) > 1
+
+
+@pytest.mark.parametrize("share", [0.0, 0.25])
+def test_the_discriminator_is_told_the_class_of_a_share_of_the_images(
+    make_config, make_train, monkeypatch, share
+):
+    config, train = make_config(projection_share=share, batch_size=64), make_train()
+    told = []
+    original = ProjectionDiscriminator.forward
+
+    def spy(network, images, labels):
+        told.append(labels)
+        return original(network, images, labels)
+
+    monkeypatch.setattr(ProjectionDiscriminator, "forward", spy)
+    before = weights(run_steps(config, train, 0)[1])
+    _, state = run_steps(config, train, 4)
+    real, fake = told[0].chunk(2)
+    assert torch.equal(real, fake)  # no difference in what is told may tell fakes from real images
+    known = torch.cat([labels != UNKNOWN_CLASS for labels in told]).double().mean()
+    assert float(known) == pytest.approx(share, abs=0.1)
+    moved = not torch.equal(
+        before["discriminator.embedding.weight"], state.discriminator.embedding.weight
+    )
+    assert moved == (share > 0)
