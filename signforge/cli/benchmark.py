@@ -8,6 +8,7 @@ from typing import Annotated
 
 import typer
 
+from signforge.cli.notes import warnings_to
 from signforge.cli.options import (
     ConfigOptions,
     DataOptions,
@@ -30,7 +31,15 @@ def benchmark(
         Path | None, typer.Option(help="Run of train-cgan; without it the GAN is trained first.")
     ] = None,
     arms: Annotated[
-        str | None, typer.Option(help="Comma-separated: real,oversample,synthetic.")
+        str | None,
+        typer.Option(
+            help="Comma-separated: real, oversample, class_balanced_loss, logit_adjustment, "
+            "focal_loss, ldam_drw, synthetic, synthetic_ungated, synthetic_then_real, "
+            "synthetic_tenth, oversample_tenth; data+loss combines: synthetic_tenth+focal_loss."
+        ),
+    ] = None,
+    classifier_augment: Annotated[
+        str | None, typer.Option(help="none, basic or randaugment, for every arm; never flips.")
     ] = None,
     seeds: Annotated[int | None, typer.Option(help="Paired repetitions.")] = None,
     steps: Annotated[int | None, typer.Option(help="Optimizer steps of each classifier.")] = None,
@@ -65,6 +74,7 @@ def benchmark(
         "classifier.device": source.device,
         "classifier.name": classifier,
         "classifier.steps": steps,
+        "classifier.augment": classifier_augment,
         "benchmark.arms": comma_separated(arms) if arms else None,
         "benchmark.seeds": seeds,
     }
@@ -80,7 +90,7 @@ def benchmark(
         else:
             print_lines(plan.lines)
         return
-    with StopSignals() as stop:
+    with StopSignals() as stop, warnings_to(lambda text: print_notes(console, [text])):
         display = JobDisplay(
             message=lambda text: print_message(console, text),
             track=track,

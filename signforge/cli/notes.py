@@ -8,9 +8,10 @@ from typing import TextIO
 
 @contextmanager
 def warnings_to(show: Callable[[str], None]) -> Iterator[None]:
-    """Passes the text of each UserWarning to ``show``; other warnings go where they did."""
+    """Passes the text of each UserWarning to ``show``, once; other warnings go where they did."""
     with warnings.catch_warnings():
         before = warnings.showwarning
+        shown: set[str] = set()
 
         def showwarning(
             message: Warning | str,
@@ -21,7 +22,9 @@ def warnings_to(show: Callable[[str], None]) -> Iterator[None]:
             line: str | None = None,
         ) -> None:
             if issubclass(category, UserWarning):
-                show(str(message))
+                if str(message) not in shown:
+                    shown.add(str(message))
+                    show(str(message))
             else:
                 before(message, category, filename, lineno, file, line)
 

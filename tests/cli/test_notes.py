@@ -5,13 +5,14 @@ import pytest
 from signforge.cli.notes import warnings_to
 
 
-def test_each_warning_is_shown_and_nothing_else_changes():
+def test_each_warning_is_shown_once_and_nothing_else_changes():
     shown = []
     before = warnings.showwarning
     with warnings_to(shown.append):
         for _ in range(2):
             warnings.warn("The gate keeps little of 'stop'.", stacklevel=1)
-    assert shown == ["The gate keeps little of 'stop'."] * 2
+        warnings.warn("The gate keeps little of 'yield'.", stacklevel=1)
+    assert shown == ["The gate keeps little of 'stop'.", "The gate keeps little of 'yield'."]
     assert warnings.showwarning is before
     with pytest.warns(UserWarning, match="afterwards"):
         warnings.warn("afterwards", stacklevel=1)
