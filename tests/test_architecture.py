@@ -10,7 +10,7 @@ import pytest
 import signforge
 
 PACKAGE = Path(signforge.__file__).parent
-ROOMS = ("data", "classify", "gan", "balance", "evaluate", "benchmark")
+ROOMS = ("data", "classify", "gan", "balance", "export", "evaluate", "benchmark")
 FOUNDATION = {"errors", "config", "progress", "files", "device", "environment", "seeds"}
 TOP = {"cli", "terminal", "live", "testing", "__main__"}
 

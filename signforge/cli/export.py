@@ -18,7 +18,7 @@ from signforge.cli.options import (
 from signforge.cli.output import check_folder, print_result
 
 if TYPE_CHECKING:
-    from signforge.balance.export_folder import ExportReport
+    from signforge.export.folder import ExportReport
 
 
 @with_options
@@ -56,8 +56,8 @@ def export(
     For training code that is not Python. Data options that are not given are those of RUN.
     Stopped, the same command goes on from where it was.
     """
-    from signforge.balance.export_job import export_balanced
     from signforge.data.prepare import download_if_asked, load_prepared_splits
+    from signforge.export.job import export_balanced
     from signforge.gan.sampler import load_sampler
     from signforge.terminal import print_message, print_notes, rich_track, stderr_console
 
@@ -96,7 +96,7 @@ def export(
 
 
 def _print_report(report: "ExportReport", json_output: bool) -> None:
-    from signforge.balance.manifest import ORIGINS
+    from signforge.export.manifest import ORIGINS
 
     totals = {
         split: {origin: report.total(split, origin) for origin in ORIGINS}

@@ -7,15 +7,15 @@ from hypothesis import strategies as st
 from torch.utils.data import TensorDataset
 
 from signforge.balance.dataset import SyntheticBalancedDataset
-from signforge.balance.manifest import (
+from signforge.data.images import LabeledImages
+from signforge.errors import SignforgeError
+from signforge.export.manifest import (
     ManifestRow,
     count_origins,
     manifest_csv,
     manifest_rows,
     read_manifest,
 )
-from signforge.data.images import LabeledImages
-from signforge.errors import SignforgeError
 
 
 def even_sums(images: torch.Tensor, _labels: torch.Tensor) -> torch.Tensor:

@@ -9,8 +9,6 @@ import torch
 from torch import Tensor
 
 from signforge.balance.dataset import SyntheticBalancedDataset
-from signforge.balance.export import export_images
-from signforge.balance.export_folder import GATE, SPLITS, ExportReport, open_export
 from signforge.balance.plan import as_plan
 from signforge.balance.strategy import POLICIES, resolve_sampling_strategy
 from signforge.config import Config
@@ -18,6 +16,8 @@ from signforge.data.encode import class_folders
 from signforge.data.images import LabeledImages
 from signforge.data.splits import PreparedSplits
 from signforge.errors import SignforgeError
+from signforge.export.folder import GATE, SPLITS, ExportReport, open_export
+from signforge.export.images import export_images
 from signforge.files import remove_leftovers
 from signforge.gan.sampler import GanSampler
 from signforge.progress import Track, no_progress

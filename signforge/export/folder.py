@@ -11,8 +11,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from signforge.balance.manifest import ORIGINS, ManifestRow, count_origins, read_manifest
 from signforge.errors import SignforgeError
+from signforge.export.manifest import ORIGINS, ManifestRow, count_origins, read_manifest
 from signforge.files import remove_leftovers, write_atomically
 
 FORMAT = "signforge-export-1"

@@ -15,11 +15,11 @@ from torch import Tensor
 from torchvision.datasets import ImageFolder
 
 from signforge.balance.dataset import SyntheticBalancedDataset
-from signforge.balance.export import export_images
-from signforge.balance.manifest import read_manifest
 from signforge.config import DataConfig
 from signforge.data.load import load_splits
 from signforge.errors import SignforgeError
+from signforge.export.images import export_images
+from signforge.export.manifest import read_manifest
 
 REQUEST = {"seed": 0, "config": {"balance": {"refresh": 0.25}}, "splits": ["train"]}
 

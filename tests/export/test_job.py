@@ -9,14 +9,14 @@ import torch
 
 from signforge.balance.classifier_gate import ClassifierGate
 from signforge.balance.dataset import SyntheticBalancedDataset
-from signforge.balance.export_job import export_balanced
-from signforge.balance.manifest import read_manifest
 from signforge.balance.plan import BalancePlan, ClassDecision
 from signforge.config import Config, GanConfig, merge_overrides
 from signforge.data.encode import encode_png
 from signforge.data.images import LabeledImages
 from signforge.data.splits import PreparedSplits
 from signforge.errors import SignforgeError
+from signforge.export.job import export_balanced
+from signforge.export.manifest import read_manifest
 from signforge.gan.sampler import GanSampler, GeneratorCard, build_generator
 
 GAN = GanConfig(z_dim=4, base_channels=4, embedding_dim=4, device="cpu")

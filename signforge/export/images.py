@@ -7,7 +7,9 @@ from pathlib import Path
 from typing import Any
 
 from signforge.balance.dataset import SyntheticBalancedDataset
-from signforge.balance.export_folder import (
+from signforge.data.encode import encode_png
+from signforge.errors import SignforgeError
+from signforge.export.folder import (
     MANIFEST,
     SPLITS,
     ExportReport,
@@ -15,15 +17,13 @@ from signforge.balance.export_folder import (
     open_export,
     remove_strays,
 )
-from signforge.balance.manifest import (
+from signforge.export.manifest import (
     Exportable,
     ManifestRow,
     count_origins,
     manifest_csv,
     manifest_rows,
 )
-from signforge.data.encode import encode_png
-from signforge.errors import SignforgeError
 from signforge.files import cannot_write, make_folder, write_atomically
 from signforge.progress import Track, no_progress
 

@@ -1,0 +1,1 @@
+"""Writing the balanced set to disk, for training code that is not Python."""
