@@ -13,7 +13,8 @@ from typing import Any
 from signforge.benchmark.folder import read_json, read_rows
 from signforge.benchmark.plots import save_class_balance, save_per_class_gain
 from signforge.benchmark.statistics import Gain
-from signforge.benchmark.summary import ArmSummary, Spread, Summary, points, summarise_run
+from signforge.benchmark.summary import ArmSummary, Spread, Summary, summarise_run
+from signforge.benchmark.verdict import points
 from signforge.config import Config, load_config
 from signforge.environment import hardware_line
 from signforge.files import write_atomically
@@ -231,11 +232,11 @@ def _protocol(config: Config, dataset: Mapping[str, Any], arms: Sequence[ArmSumm
         f"{classifier.steps:,} steps of {classifier.batch_size} images, AdamW at "
         f"{classifier.learning_rate:g}, augmentation `{classifier.augment}` without flips; for one "
         "seed the same initial weights and seed of batch order in every arm.",
-        "- Intervals: hierarchical bootstrap over seeds and test images "
-        f"({config.benchmark.bootstrap_resamples:,} resamples), both arms resampled alike, "
-        "images within their class; widened by Student's t for the few seeds.",
-        "- The best cheap remedy is the arm without a generator that scores highest on the test "
-        "itself, which favours it over the arms compared with it.",
+        "- Intervals: test images resampled within their class "
+        f"({config.benchmark.bootstrap_resamples:,} resamples), both arms alike, and Student's t "
+        "for the few seeds; never narrower than a paired t-test over seeds.",
+        "- The verdict puts two remedies to the test, the best without and the best with a "
+        "generator, chosen by macro accuracy on validation.",
     ]
     seeds = {arm.arm: arm.seeds for arm in arms}
     planned = config.benchmark.seeds

@@ -4,94 +4,9 @@ import numpy as np
 import pytest
 
 from signforge.benchmark.runner import run_benchmark
-from signforge.benchmark.statistics import Gain, paired_gain
-from signforge.benchmark.summary import ArmSummary, Spread, summarise, summarise_run, verdict
+from signforge.benchmark.statistics import compare
+from signforge.benchmark.summary import summarise, summarise_run
 from signforge.errors import SignforgeError
-
-UP, DOWN, NONE = (0.01, 0.004, 0.016), (-0.01, -0.016, -0.004), (0.003, -0.004, 0.011)
-
-
-def gain(figures, seeds=3):
-    return None if figures is None else Gain(*figures, seeds=seeds)
-
-
-def arm(name, macro, over_real=None, over_cheap=None, seeds=3):
-    blank = Spread(0.5, 0.1)
-    return ArmSummary(
-        arm=name,
-        seeds=tuple(range(seeds)),
-        top1=blank,
-        macro_accuracy=Spread(macro, 0.01),
-        worst_class_recall=blank,
-        many=blank,
-        medium=None,
-        few=None,
-        per_class_recall=(0.5,),
-        class_counts=(10,),
-        uses_generator=name.startswith("synthetic"),
-        gan_seconds=0.0,
-        classifier_seconds=1.0,
-        over_real=gain(over_real, seeds),
-        over_cheap=gain(over_cheap, seeds),
-        class_gains=(),
-    )
-
-
-def test_a_generator_that_beats_everything_is_recommended():
-    arms = [arm("real", 0.9), arm("oversample", 0.9, NONE), arm("synthetic", 0.91, UP, UP)]
-    assert verdict(arms, "oversample") == (
-        "Use `synthetic`: macro accuracy +1.00 points (95 % interval +0.40 to +1.60, over 3 seeds "
-        "and test images) over plain training (`real`), and +1.00 points (95 % interval +0.40 to "
-        "+1.60, over 3 seeds and test images) over the best cheap remedy, `oversample`."
-    )
-
-
-def test_a_cheap_remedy_that_is_as_good_is_preferred():
-    arms = [arm("real", 0.9), arm("oversample", 0.909, UP), arm("synthetic", 0.91, UP, NONE)]
-    said = verdict(arms, "oversample")
-    assert said.startswith("Use `oversample`: macro accuracy +1.00 points")
-    assert "`synthetic` is not measurably better than it (+0.30 points" in said
-
-
-def test_a_cheap_remedy_that_is_best_is_recommended_alone():
-    arms = [arm("real", 0.9), arm("oversample", 0.92, UP), arm("synthetic", 0.91, UP, DOWN)]
-    said = verdict(arms, "oversample")
-    assert said.startswith("Use `oversample`: macro accuracy +1.00 points")
-    assert "synthetic" not in said
-
-
-def test_a_generator_that_beats_real_but_not_the_cheap_arm_for_sure_says_both():
-    arms = [arm("real", 0.9), arm("oversample", 0.905, NONE), arm("synthetic", 0.91, UP, NONE)]
-    said = verdict(arms, "oversample")
-    assert said.startswith("Use `synthetic`")
-    assert "though it is not measurably better than the best cheap remedy, `oversample`" in said
-
-
-def test_without_a_cheap_arm_the_generator_is_compared_with_real_alone():
-    said = verdict([arm("real", 0.9), arm("synthetic", 0.91, UP, seeds=1)], None)
-    assert said.startswith("Use `synthetic`")
-    assert "over test images only" in said
-    assert "cheap" not in said
-
-
-def test_no_measurable_difference_is_an_answer():
-    arms = [arm("real", 0.9), arm("oversample", 0.89, DOWN), arm("synthetic", 0.905, NONE, UP)]
-    said = verdict(arms, "oversample")
-    assert said.startswith("No measurable difference: no remedy raised macro accuracy")
-    assert "`synthetic`, changed it by +0.30 points (95 % interval -0.40 to +1.10" in said
-
-
-def test_losing_arms_are_named_as_losing():
-    arms = [arm("real", 0.9), arm("oversample", 0.88, DOWN), arm("synthetic", 0.89, DOWN, NONE)]
-    assert verdict(arms, "oversample").startswith(
-        "Use plain training (`real`): every remedy made macro accuracy worse, the best of them, "
-        "`synthetic`, by -1.00 points"
-    )
-
-
-def test_nothing_to_compare_is_said():
-    assert verdict([arm("real", 0.9)], None).startswith("No remedy was compared")
-    assert verdict([arm("oversample", 0.9)], "oversample").startswith("No remedy was compared")
 
 
 def row(name, seed, preds, target, **more):
@@ -99,6 +14,7 @@ def row(name, seed, preds, target, **more):
     return {
         "arm": name,
         "seed": seed,
+        "val_macro_accuracy": np.mean(recall),
         "top1": (preds == target).mean(),
         "macro_accuracy": np.mean(recall),
         "worst_class_recall": min(recall),
@@ -153,8 +69,15 @@ def test_figures_are_means_over_seeds_and_gains_are_paired(measured):
     assert synthetic.gan_seconds == 100
     assert synthetic.classifier_seconds == 11
     of = {name: np.stack([preds[name, s] for s in range(3)]) for name in arms}
-    expected = paired_gain(of["synthetic"], of["real"], target, resamples=300)
-    assert synthetic.over_real == expected
+    # 200, 50 and 5 training images: the shot groups are the three classes.
+    groups = {"many": np.array([0]), "medium": np.array([1]), "few": np.array([2])}
+    expected = compare(of["synthetic"], of["real"], target, groups=groups, resamples=300)
+    assert synthetic.versus_real == expected
+    assert synthetic.over_real == expected.figures["macro_accuracy"]
+    assert synthetic.class_gains == expected.classes
+    for name in ("top1", "worst_class_recall", "many", "medium", "few"):
+        difference = getattr(synthetic, name).mean - getattr(summary.arms[0], name).mean
+        assert synthetic.versus_real.figures[name].mean == pytest.approx(difference)
     assert synthetic.over_cheap.mean == pytest.approx(
         synthetic.macro_accuracy.mean - summary.arms[1].macro_accuracy.mean
     )
@@ -162,6 +85,46 @@ def test_figures_are_means_over_seeds_and_gains_are_paired(measured):
     assert summary.arms[0].over_real is None
     assert summary.arms[1].over_cheap is None
     assert summary.verdict.startswith("Use `synthetic`")
+
+
+def test_contenders_are_chosen_on_validation_never_on_the_test(measured):
+    rows, preds, target, arms = measured
+    weak = [
+        {**r, "val_macro_accuracy": 0.99 if r["arm"] == "weighted" else r["val_macro_accuracy"]}
+        for r in rows
+    ]
+    summary = summarised((weak, preds, target, arms))
+    by_name = {found.arm: found for found in summary.arms}
+    assert by_name["oversample"].macro_accuracy.mean > by_name["weighted"].macro_accuracy.mean
+    assert summary.best_cheap == "weighted"
+    assert summary.best_generative == "synthetic"
+    assert "over the best cheap remedy, `weighted`" in summary.verdict
+    assert by_name["oversample"].over_cheap.mean > 0
+    better_test = [{**r, "macro_accuracy": 1.0} if r["arm"] == "oversample" else r for r in weak]
+    assert summarised((better_test, preds, target, arms)).best_cheap == "weighted"
+
+
+def test_contenders_are_chosen_over_the_seeds_that_all_of_them_have(measured):
+    rows, preds, target, arms = measured
+    level = {("oversample", 0): 0.8, ("oversample", 1): 0.7, ("oversample", 2): 0.1}
+    level |= {("weighted", 0): 0.75, ("weighted", 1): 0.65}
+    some = [
+        {**r, "val_macro_accuracy": level.get((r["arm"], r["seed"]), 0.5)}
+        for r in rows
+        if (r["arm"], r["seed"]) != ("weighted", 2)
+    ]
+    assert summarised((some, preds, target, arms)).best_cheap == "oversample"
+
+
+def test_without_a_remedy_there_is_no_contender(measured):
+    rows, preds, target, _ = measured
+    summary = summarised((rows, preds, target, ("real",)))
+    assert summary.best_cheap is None
+    assert summary.best_generative is None
+    assert summary.verdict.startswith("No remedy was compared")
+    alone = summarised((rows, preds, target, ("oversample", "synthetic")))
+    assert alone.verdict.startswith("No remedy was compared")
+    assert alone.arms[1].over_cheap is not None
 
 
 def test_only_seeds_that_both_arms_have_are_paired(measured):
