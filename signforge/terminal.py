@@ -17,7 +17,7 @@ from rich.progress import (
 from rich.table import Table as RichTable
 from rich.text import Text
 
-from signforge.benchmark.report import Table
+from signforge.benchmark.tables import Table
 from signforge.progress import Track
 
 T = TypeVar("T")

@@ -5,7 +5,7 @@ import signal
 import pytest
 from rich.console import Console
 
-from signforge.benchmark.report import Table
+from signforge.benchmark.tables import Table
 from signforge.terminal import (
     StopSignals,
     is_first_process,

@@ -11,9 +11,10 @@ from torch import Tensor
 from signforge.benchmark.arms import needs_cosines, needs_generator, select_arms
 from signforge.benchmark.fidelity import measure_fidelity
 from signforge.benchmark.folder import Row
-from signforge.benchmark.report import write_report
+from signforge.benchmark.gallery import most_changed, save_gallery
+from signforge.benchmark.report import write_summary
 from signforge.benchmark.runner import check_generator, run_benchmark
-from signforge.benchmark.summary import Summary
+from signforge.benchmark.summary import Summary, summarise_run
 from signforge.classify.losses import LDAM_SCALE
 from signforge.classify.model import build_classifier
 from signforge.config import Config
@@ -109,7 +110,12 @@ def run_main_job(
         on_row=on_row,
         track=display.track,
     )
-    return write_report(run_dir)
+    summary = summarise_run(run_dir)
+    if sampler is not None:
+        gained, lost = most_changed(summary)
+        save_gallery(run_dir, sampler, splits.train, [*gained, *lost])
+    write_summary(run_dir, summary)
+    return summary
 
 
 def _refuse_early(config: Config, splits: PreparedSplits) -> None:

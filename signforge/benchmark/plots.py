@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 from matplotlib.figure import Figure
 
-from signforge.benchmark.summary import Summary
+from signforge.benchmark.summary import Summary, epoch_counts, rare_first
 from signforge.files import write_atomically
 
 # Okabe & Ito's colours, told apart by colour-blind readers too; vermilion is kept for losses.
@@ -18,7 +18,7 @@ def save_per_class_gain(path: Path, summary: Summary) -> None:
 
     Writes a PNG; one that says so where no arm could be compared with ``real``.
     """
-    order = _by_size(summary)
+    order = rare_first(summary)
     arms = [arm for arm in summary.arms if arm.class_gains]
     figure = Figure(figsize=(9, 1.6 + 0.3 * len(order)), layout="constrained")
     axes = figure.subplots()
@@ -56,15 +56,8 @@ def save_per_class_gain(path: Path, summary: Summary) -> None:
 
 def save_class_balance(path: Path, summary: Summary) -> None:
     """Images of each class that an epoch shows, before balancing and in each arm that differs."""
-    order = _by_size(summary)[::-1]
-    series = {"real": np.array(summary.train_counts)}
-    for arm in summary.arms:
-        counts = np.array(arm.class_counts)
-        same = [name for name, known in series.items() if np.array_equal(known, counts)]
-        if same and same[0] != arm.arm:
-            series[f"{same[0]}, {arm.arm}"] = series.pop(same[0])
-        elif not same:
-            series[arm.arm] = counts
+    order = rare_first(summary)[::-1]
+    series = {name: np.array(counts) for name, counts in epoch_counts(summary).items()}
     figure = Figure(figsize=(max(6.0, 1.5 + 0.24 * len(order)), 4.5), layout="constrained")
     axes = figure.subplots()
     columns = np.arange(len(order))
@@ -78,10 +71,6 @@ def save_class_balance(path: Path, summary: Summary) -> None:
     axes.set_title("Images of each class before and after balancing")
     figure.legend(loc="outside upper right", ncols=len(series))
     _save(figure, path)
-
-
-def _by_size(summary: Summary) -> list[int]:
-    return sorted(range(len(summary.class_names)), key=lambda c: (summary.train_counts[c], c))
 
 
 def _class_label(summary: Summary, label: int) -> str:

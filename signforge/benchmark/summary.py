@@ -33,6 +33,9 @@ class ArmSummary:
     val_macro_accuracy: on the validation split, by which arms are chosen; all else is the test's.
     many, medium, few: None where the data has no class of that kind.
     per_class_recall: (C,), mean over seeds. class_counts: images an epoch shows, (C,).
+    gan_seconds, gate_seconds, classifier_seconds: means over seeds; 0 for what an arm did without.
+    acceptance: (C,), share of trial samples that the gate kept; None where no gate was asked.
+    oversampled_counts: (C,), real images that the last epoch showed again; empty if unknown.
     versus_real, versus_cheap: gains over ``real`` and over the best cheap arm; None for the arm
         itself, and where there is no such arm with the same seeds.
     """
@@ -50,7 +53,10 @@ class ArmSummary:
     class_counts: tuple[int, ...]
     uses_generator: bool
     gan_seconds: float
+    gate_seconds: float
     classifier_seconds: float
+    acceptance: tuple[float | None, ...]
+    oversampled_counts: tuple[float, ...]
     versus_real: Comparison | None
     versus_cheap: Comparison | None
 
@@ -86,6 +92,29 @@ class Summary:
     class_names: tuple[str, ...]
     train_counts: tuple[int, ...]
     test_counts: tuple[int, ...]
+
+
+def rare_first(summary: Summary) -> list[int]:
+    """Classes from the fewest training images to the most."""
+    return sorted(range(len(summary.class_names)), key=lambda c: (summary.train_counts[c], c))
+
+
+def epoch_counts(summary: Summary) -> dict[str, tuple[int, ...]]:
+    """Images of each class that an epoch shows, (C,): before balancing and in each arm.
+
+    Arms that show the same share one key, their names joined by commas; "real" comes first.
+    """
+    series: dict[str, tuple[int, ...]] = {BASELINE: summary.train_counts}
+    for arm in summary.arms:
+        same = [name for name, counts in series.items() if counts == arm.class_counts]
+        if same and same[0] != arm.arm:
+            series = {
+                f"{name}, {arm.arm}" if name == same[0] else name: counts
+                for name, counts in series.items()
+            }
+        elif not same:
+            series[arm.arm] = arm.class_counts
+    return series
 
 
 def summarise_run(run_dir: Path) -> Summary:
@@ -172,7 +201,10 @@ def summarise(
             class_counts=tuple(found[0]["class_counts"]),
             uses_generator=_uses_generator(found),
             gan_seconds=_spread(found, "gan_seconds").mean,
+            gate_seconds=float(np.mean([row.get("gate_seconds", 0.0) for row in found])),
             classifier_seconds=_spread(found, "classifier_seconds").mean,
+            acceptance=_mean_of_known(found, "acceptance", len(class_names)),
+            oversampled_counts=_mean_of_lists(found, "oversampled_counts"),
             versus_real=versus(arm, BASELINE),
             versus_cheap=versus(arm, best_cheap),
         )
@@ -223,3 +255,18 @@ def _uses_generator(rows: Sequence[Row]) -> bool:
 def _spread(rows: Sequence[Row], key: str) -> Spread:
     values = np.array([row[key] for row in rows], dtype=np.float64)
     return Spread(float(values.mean()), float(values.std(ddof=1)) if len(values) > 1 else None)
+
+
+def _mean_of_known(rows: Sequence[Row], key: str, num_classes: int) -> tuple[float | None, ...]:
+    """Of each class, (C,), over the rows that know it; rows of older versions lack the key."""
+    columns = zip(*(row.get(key) or [None] * num_classes for row in rows), strict=True)
+    known = [[value for value in column if value is not None] for column in columns]
+    return tuple(float(np.mean(values)) if values else None for values in known)
+
+
+def _mean_of_lists(rows: Sequence[Row], key: str) -> tuple[float, ...]:
+    """(C,), or empty where a row does not know it."""
+    lists = [row.get(key) for row in rows]
+    if any(values is None for values in lists):
+        return ()
+    return tuple(np.mean(np.array(lists, dtype=np.float64), axis=0).tolist())

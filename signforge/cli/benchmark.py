@@ -54,7 +54,7 @@ def benchmark(
     """Train a classifier with and without balancing, and say what each remedy gained."""
     from signforge.benchmark.estimate import dry_run as estimate
     from signforge.benchmark.job import JobDisplay, Stopped, find_generator, run_main_job
-    from signforge.benchmark.report import arms_table
+    from signforge.benchmark.tables import arms_table
     from signforge.data.prepare import download_if_asked, load_prepared_splits
     from signforge.live import gan_display
     from signforge.terminal import (
@@ -119,5 +119,5 @@ def benchmark(
         return
     print_table(arms_table(summary))
     samples = out / "samples.png"
-    where = f"Report: {out / 'results.md'}"
+    where = f"Report: {out / 'report.html'}, tables: {out / 'results.md'}"
     print_lines([summary.verdict, f"{where}, samples: {samples}." if samples.exists() else where])

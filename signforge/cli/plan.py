@@ -22,7 +22,7 @@ from signforge.errors import SignforgeError
 
 if TYPE_CHECKING:
     from signforge.balance.plan import BalancePlan, ClassDecision
-    from signforge.benchmark.report import Table
+    from signforge.benchmark.tables import Table
 
 
 @with_options
@@ -149,7 +149,7 @@ def _sentence(plan: "BalancePlan", out: Path) -> str:
 
 
 def _table(plan: "BalancePlan") -> "Table":
-    from signforge.benchmark.report import Table
+    from signforge.benchmark.tables import Table
 
     return Table(
         title="Gain in validation recall over the real images alone, in points",

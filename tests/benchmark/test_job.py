@@ -28,6 +28,7 @@ FILES = {
     "environment.json",
     "fidelity.json",
     "per_class_gain.png",
+    "report.html",
     "results.csv",
     "results.md",
     "rows.jsonl",
@@ -151,6 +152,7 @@ def test_everything_lands_in_the_run_directory(finished: Path) -> None:
     }
     assert (finished / GENERATOR / "generator.safetensors").is_file()
     assert (finished / "extractor" / "extractor.json").is_file()
+    assert (finished / "gallery" / "gallery.json").is_file()
 
 
 def test_rows_name_the_generator_that_was_trained(
@@ -186,6 +188,7 @@ def test_a_second_call_repeats_nothing(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     watched = ["rows.jsonl", "fidelity.json", f"{GENERATOR}/generator.json", "samples.png"]
+    watched += ["gallery/gallery.json", "results.md", "report.html"]
     before = {name: (finished / name).read_bytes() for name in watched}
     # The GAN is asked to go on but is at its end: not one step may follow.
     steps: list[Status] = []

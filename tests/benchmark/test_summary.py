@@ -5,7 +5,7 @@ import pytest
 
 from signforge.benchmark.runner import run_benchmark
 from signforge.benchmark.statistics import compare
-from signforge.benchmark.summary import summarise, summarise_run
+from signforge.benchmark.summary import epoch_counts, rare_first, summarise, summarise_run
 from signforge.errors import SignforgeError
 
 
@@ -144,6 +144,38 @@ def test_one_seed_has_no_deviation_and_missing_groups_stay_missing(measured):
     first = summarised((one, preds, target, arms)).arms[0]
     assert first.top1.std is None
     assert first.few is None
+
+
+def test_costs_and_gates_of_rows_that_know_them(measured):
+    rows, preds, target, arms = measured
+    assert summarised(measured).arms[3].gate_seconds == 0
+    assert summarised(measured).arms[3].acceptance == (None, None, None)
+    assert summarised(measured).arms[3].oversampled_counts == ()
+    gated = [
+        {
+            **r,
+            "gate_seconds": 30.0,
+            "acceptance": [0.2 * r["seed"], 1.0 if r["seed"] else None, None],
+            "oversampled_counts": [r["seed"], 0, 7],
+        }
+        for r in rows
+    ]
+    found = summarised((gated, preds, target, arms)).arms[3]
+    assert found.gate_seconds == 30
+    assert found.acceptance == (pytest.approx(0.2), 1.0, None)
+    assert found.oversampled_counts == (1, 0, 7)
+
+
+def test_arms_that_show_the_same_counts_share_a_series(measured):
+    rows, preds, target, arms = measured
+    filled = {"oversample": [200, 200, 200], "synthetic": [200, 200, 200]}
+    some = [{**r, "class_counts": filled.get(r["arm"], [200, 50, 5])} for r in rows]
+    summary = summarised((some, preds, target, arms))
+    assert epoch_counts(summary) == {
+        "real, weighted": (200, 50, 5),
+        "oversample, synthetic": (200, 200, 200),
+    }
+    assert rare_first(summary) == [2, 1, 0]
 
 
 def test_no_row_is_an_error(measured):

@@ -1,0 +1,58 @@
+"""results.md: the report as Markdown, for terminals, diffs and code hosts."""
+
+from collections.abc import Sequence
+
+from signforge.benchmark.protocol import environment_lines, fidelity_note, protocol_lines
+from signforge.benchmark.record import RunRecord
+from signforge.benchmark.summary import Summary
+from signforge.benchmark.tables import (
+    Table,
+    arms_table,
+    class_table,
+    fidelity_table,
+)
+
+
+def report_markdown(summary: Summary, record: RunRecord) -> str:
+    """The whole of results.md, verdict first."""
+    fidelity = [fidelity_note(record)]
+    if record.fidelity is not None:
+        table = fidelity_table(record.fidelity, record.dataset["class_names"])
+        fidelity.insert(0, table_markdown(table))
+    environment = environment_lines(record)
+    if record.environment.get("command"):
+        environment.append(f"To repeat: `{record.environment['command']}`")
+    parts = [
+        f"# {record.title}",
+        summary.verdict,
+        table_markdown(arms_table(summary)),
+        "Mean ± standard deviation over seeds. Gains are in percentage points of macro accuracy "
+        "(mean per-class recall), paired by seed and test image, with 95 % intervals. Many, medium "
+        "and few are classes with more than 100, 20 to 100 and fewer than 20 training images.",
+        "![Gain of each class](per_class_gain.png)",
+        "![Images of each class before and after balancing](class_balance.png)",
+        "## Recall of each class",
+        table_markdown(class_table(summary)),
+        "## Fidelity of the synthetic images",
+        *fidelity,
+        "## Protocol",
+        _list(protocol_lines(record, summary.arms)),
+        "## Environment",
+        _list(environment),
+    ]
+    return "\n\n".join(parts) + "\n"
+
+
+def table_markdown(table: Table) -> str:
+    """A pipe table, without its title."""
+    rules = ["---" if n < table.text_columns else "---:" for n in range(len(table.header))]
+    lines = [table.header, tuple(rules), *table.rows]
+    return "\n".join("| " + " | ".join(_cell(cell) for cell in line) + " |" for line in lines)
+
+
+def _list(lines: Sequence[str]) -> str:
+    return "\n".join(f"- {line}" for line in lines)
+
+
+def _cell(text: str) -> str:
+    return text.replace("\\", "\\\\").replace("|", "\\|").replace("\n", " ")

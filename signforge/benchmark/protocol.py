@@ -1,0 +1,76 @@
+"""What a report says of protocol, environment and fidelity: sentences, with `code` in backticks."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from signforge.benchmark.record import RunRecord
+from signforge.benchmark.summary import ArmSummary
+from signforge.environment import hardware_line
+
+
+def protocol_lines(record: RunRecord, arms: Sequence[ArmSummary]) -> list[str]:
+    """How the arms were trained and judged, and the notes on the data."""
+    config, dataset = record.config, record.dataset
+    splits, classifier = dataset["splits"], config.classifier
+    train = splits["train"]["class_counts"]
+    lines = [
+        f"{len(dataset['class_names'])} classes at {dataset['resolution']}x"
+        f"{dataset['resolution']}; {_images(splits, 'train')} to train on (imbalance ratio "
+        f"{max(train) / min(train):.1f}), {_images(splits, 'val')} for validation, "
+        f"{_images(splits, 'test')} for the test, which each classifier sees once, at its end.",
+        f"Every arm: {classifier.name}{' (pretrained)' if classifier.pretrained else ''}, "
+        f"{classifier.steps:,} steps of {classifier.batch_size} images, AdamW at "
+        f"{classifier.learning_rate:g}, augmentation `{classifier.augment}` without flips; for one "
+        "seed the same initial weights and seed of batch order in every arm.",
+        "Intervals: test images resampled within their class "
+        f"({config.benchmark.bootstrap_resamples:,} resamples), both arms alike, and Student's t "
+        "for the few seeds; never narrower than a paired t-test over seeds.",
+        "The verdict puts two remedies to the test, the best without and the best with a "
+        "generator, chosen by macro accuracy on validation.",
+    ]
+    seeds = {arm.arm: arm.seeds for arm in arms}
+    planned = config.benchmark.seeds
+    short = [f"{arm} {len(found)} of {planned}" for arm, found in seeds.items()]
+    missing = [arm for arm in config.benchmark.arms if arm not in seeds]
+    if missing or any(len(found) < planned for found in seeds.values()):
+        unfinished = [*short, *(f"{arm} 0 of {planned}" for arm in missing)]
+        lines.append(f"Not finished; seeds done: {', '.join(unfinished)}.")
+    hashes = ", ".join(f"{name} `{split['fingerprint'][:12]}`" for name, split in splits.items())
+    generator = dataset["generator"]
+    if generator:
+        hashes += f", generator `{generator['fingerprint'][:12]}`"
+    return [*lines, f"SHA-256: {hashes}.", *dataset["notes"]]
+
+
+def fidelity_note(record: RunRecord) -> str:
+    """What the fidelity table was measured with, or why there is none."""
+    fidelity = record.fidelity
+    if fidelity is None:
+        none = record.dataset["generator"] is None
+        return "No generator took part." if none else "Not measured in this run."
+    return (
+        f"{fidelity['n']:,} samples against as many validation images, with their labels; the "
+        f"floor is as many training images of other groups. Extractor: {fidelity['extractor']}, "
+        "trained on the training split alone, SHA-256 "
+        f"`{fidelity['extractor_sha256'][:12]}`."
+    )
+
+
+def environment_lines(record: RunRecord) -> list[str]:
+    """What the run was made with; the command that repeats it is not among them."""
+    environment = record.environment
+    versions = ", ".join(f"{k} {v}" for k, v in environment["versions"].items() if v)
+    lines = [
+        f"{hardware_line(environment)}; {versions}.",
+        f"Last row finished {record.finished_at}.",
+    ]
+    if environment["commit"]:
+        dirty = " with uncommitted changes" if environment["dirty"] else ""
+        lines.append(f"Commit `{environment['commit']}`{dirty}.")
+    return lines
+
+
+def _images(splits: Mapping[str, Any], name: str) -> str:
+    groups = splits[name]["groups"]
+    signs = f" in {groups:,} groups" if groups else ""
+    return f"{splits[name]['images']:,} images{signs}"

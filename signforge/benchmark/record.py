@@ -1,0 +1,40 @@
+"""What a run directory says of itself besides its rows: config, data, machine and fidelity."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from signforge.benchmark.folder import read_json, read_rows
+from signforge.config import Config, load_config
+
+
+@dataclass(frozen=True)
+class RunRecord:
+    """dataset, environment, fidelity: as in the JSON files of these names.
+
+    fidelity: None where it was not measured. finished_at: of the last row, ISO 8601.
+    """
+
+    config: Config
+    dataset: Mapping[str, Any]
+    environment: Mapping[str, Any]
+    fidelity: Mapping[str, Any] | None
+    finished_at: str
+
+    @property
+    def title(self) -> str:
+        """``"resnet18 on gtsrb"``."""
+        return f"{self.config.classifier.name} on {self.dataset['source']}"
+
+
+def read_record(run_dir: Path) -> RunRecord:
+    """Raises SignforgeError where a file is missing or unreadable."""
+    fidelity = run_dir / "fidelity.json"
+    return RunRecord(
+        config=load_config(run_dir / "config.yaml"),
+        dataset=read_json(run_dir / "dataset.json"),
+        environment=read_json(run_dir / "environment.json"),
+        fidelity=read_json(fidelity) if fidelity.exists() else None,
+        finished_at=max(row["finished_at"] for row in read_rows(run_dir)),
+    )

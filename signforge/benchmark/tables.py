@@ -1,0 +1,285 @@
+"""What a benchmark found as tables of text, for the terminal, Markdown, CSV and HTML alike."""
+
+import csv
+import io
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from signforge.benchmark.record import RunRecord
+from signforge.benchmark.statistics import Gain
+from signforge.benchmark.summary import (
+    SHOT_GROUPS,
+    Spread,
+    Summary,
+    epoch_counts,
+    rare_first,
+)
+from signforge.benchmark.verdict import points
+
+MISSING = "-"
+CSV_SPREADS = (
+    "val_macro_accuracy",
+    "top1",
+    "macro_accuracy",
+    "worst_class_recall",
+    "many",
+    "medium",
+    "few",
+)
+
+
+@dataclass(frozen=True)
+class Table:
+    """Cells as they are shown; the terminal, Markdown and HTML draw the same one.
+
+    text_columns: how many columns, from the left, are words; the rest are figures.
+    """
+
+    title: str
+    header: tuple[str, ...]
+    rows: tuple[tuple[str, ...], ...]
+    text_columns: int = 1
+
+
+def arms_table(summary: Summary) -> Table:
+    """One line an arm: accuracies in percent, gains in points with 95 % intervals, costs."""
+    header = [
+        "arm",
+        "seeds",
+        "top-1 %",
+        "macro %",
+        "worst class %",
+        "many %",
+        "medium %",
+        "few %",
+        "macro gain over real",
+        f"macro gain over {summary.best_cheap}",
+        "GAN s",
+        "gate s",
+        "classifier s",
+    ]
+    gated = any(arm.gate_seconds for arm in summary.arms)
+    rows = []
+    for arm in summary.arms:
+        spreads = (
+            arm.top1,
+            arm.macro_accuracy,
+            arm.worst_class_recall,
+            arm.many,
+            arm.medium,
+            arm.few,
+        )
+        rows.append(
+            [
+                arm.arm,
+                str(len(arm.seeds)),
+                *(percent(spread) for spread in spreads),
+                gain_text(arm.over_real),
+                gain_text(arm.over_cheap),
+                f"{arm.gan_seconds:,.0f}",
+                f"{arm.gate_seconds:,.0f}" if gated else MISSING,
+                f"{arm.classifier_seconds:,.0f}",
+            ]
+        )
+    return _without_empty_columns(Table("Arms", tuple(header), tuple(map(tuple, rows))))
+
+
+def accuracy_table(summary: Summary) -> Table:
+    """One line an arm: accuracies in percent, that on validation first, by which arms are chosen.
+
+    Groups of classes that the data lacks have no column.
+    """
+    shown = {"val. macro %": "val_macro_accuracy", "top-1 %": "top1", "macro %": "macro_accuracy"}
+    shown |= {"worst class %": "worst_class_recall"}
+    groups = [group for group in SHOT_GROUPS if any(getattr(arm, group) for arm in summary.arms)]
+    shown |= {f"{group} %": group for group in groups}
+    return Table(
+        title="Accuracy: mean ± standard deviation over seeds",
+        header=("arm", "seeds", *shown),
+        rows=tuple(
+            (
+                arm.arm,
+                str(len(arm.seeds)),
+                *(percent(getattr(arm, key)) for key in shown.values()),
+            )
+            for arm in summary.arms
+        ),
+    )
+
+
+def cost_table(summary: Summary) -> Table:
+    """One line an arm: seconds for all that it needs, the generator's training among them."""
+    table = Table(
+        title="Cost of one classifier with all it needs, in seconds",
+        header=("arm", "generator", "gate", "classifier", "together"),
+        rows=tuple(
+            (
+                arm.arm,
+                *(f"{value:,.0f}" if value else MISSING for value in (*parts, sum(parts))),
+            )
+            for arm in summary.arms
+            for parts in [(arm.gan_seconds, arm.gate_seconds, arm.classifier_seconds)]
+        ),
+    )
+    return _without_empty_columns(table)
+
+
+def counts_table(summary: Summary) -> Table:
+    """One line a class, most frequent first: images that an epoch shows."""
+    series = epoch_counts(summary)
+    return Table(
+        title="Images of each class in an epoch",
+        header=("class", *series),
+        rows=tuple(
+            (
+                f"{label} {summary.class_names[label]}",
+                *(f"{counts[label]:,}" for counts in series.values()),
+            )
+            for label in reversed(rare_first(summary))
+        ),
+    )
+
+
+def synthetic_table(summary: Summary, record: RunRecord) -> Table | None:
+    """One line a class, rarest first: how well its synthetic images passed; None without any."""
+    found: dict[str, Sequence[float | None]] = {}
+    if record.fidelity is not None:
+        found["label agreement %"] = record.fidelity["per_class_label_agreement"]
+    gated = [arm for arm in summary.arms if any(share is not None for share in arm.acceptance)]
+    for arm in gated:
+        found[f"kept by the gate, {arm.arm} %"] = arm.acceptance
+    gate = record.dataset.get("gate")
+    if gated and gate:
+        found["real images that the gate would keep %"] = gate["real_acceptance"]
+    stand_ins = {arm.arm: arm.oversampled_counts for arm in gated if any(arm.oversampled_counts)}
+    if not found:
+        return None
+    return Table(
+        title="Synthetic images of each class",
+        header=(
+            "class",
+            "train images",
+            *found,
+            *(f"real images in their place, {arm}" for arm in stand_ins),
+        ),
+        rows=tuple(
+            (
+                f"{label} {summary.class_names[label]}",
+                f"{summary.train_counts[label]:,}",
+                *(_share(shares[label]) for shares in found.values()),
+                *(f"{counts[label]:,.0f}" for counts in stand_ins.values()),
+            )
+            for label in rare_first(summary)
+        ),
+    )
+
+
+def class_table(summary: Summary) -> Table:
+    """One line a class, rarest first: recall of each arm and gains over ``real``."""
+    gaining = [arm for arm in summary.arms if arm.class_gains]
+    return Table(
+        title="Recall of each class",
+        header=(
+            "class",
+            "train images",
+            "test images",
+            *(f"{arm.arm} %" for arm in summary.arms),
+            *(f"{arm.arm} over real" for arm in gaining),
+        ),
+        rows=tuple(
+            (
+                f"{label} {summary.class_names[label]}",
+                f"{summary.train_counts[label]:,}",
+                f"{summary.test_counts[label]:,}",
+                *(f"{100 * arm.per_class_recall[label]:.1f}" for arm in summary.arms),
+                *(gain_text(arm.class_gains[label]) for arm in gaining),
+            )
+            for label in rare_first(summary)
+        ),
+    )
+
+
+def fidelity_table(fidelity: Mapping[str, Any], class_names: Sequence[str]) -> Table:
+    """Samples beside the best that real images reach; ``fidelity`` as in fidelity.json."""
+    worst = class_names[fidelity["worst_class"]]
+    ratio = fidelity["fd_ratio"]
+    return Table(
+        title="Fidelity",
+        header=("metric", "synthetic", "real against real"),
+        rows=(
+            (fidelity["metric_name"], f"{fidelity['fd']:.3f}", f"{fidelity['fd_floor']:.3f}"),
+            ("Frechet distance / floor", MISSING if ratio is None else f"{ratio:.2f}", "1.00"),
+            ("KID x 1000", f"{1e3 * fidelity['kid']:.2f}", f"{1e3 * fidelity['kid_floor']:.2f}"),
+            (
+                "label agreement, mean over classes %",
+                f"{100 * fidelity['macro_label_agreement']:.1f}",
+                f"{100 * fidelity['real_label_agreement']:.1f}",
+            ),
+            (
+                f"label agreement of the worst class ({worst}) %",
+                f"{100 * fidelity['worst_class_label_agreement']:.1f}",
+                MISSING,
+            ),
+        ),
+    )
+
+
+def results_csv(summary: Summary) -> str:
+    """One line an arm, shares as plain numbers, empty where there is none."""
+    lines = []
+    for arm in summary.arms:
+        line: dict[str, Any] = {"arm": arm.arm, "seeds": len(arm.seeds)}
+        for key in CSV_SPREADS:
+            spread: Spread | None = getattr(arm, key)
+            line[key] = spread.mean if spread else None
+            line[f"{key}_std"] = spread.std if spread else None
+        for key, gain in (("over_real", arm.over_real), ("over_cheap", arm.over_cheap)):
+            line[f"macro_gain_{key}"] = gain.mean if gain else None
+            line[f"macro_gain_{key}_low"] = gain.low if gain else None
+            line[f"macro_gain_{key}_high"] = gain.high if gain else None
+            line[f"macro_gain_{key}_p"] = gain.p if gain else None
+        line["best_cheap"] = summary.best_cheap
+        line["gan_seconds"] = arm.gan_seconds
+        line["gate_seconds"] = arm.gate_seconds
+        line["classifier_seconds"] = arm.classifier_seconds
+        lines.append(line)
+    text = io.StringIO()
+    writer = csv.DictWriter(text, fieldnames=list(lines[0]), lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(lines)
+    return text.getvalue()
+
+
+def _without_empty_columns(table: Table) -> Table:
+    """Without the columns of figures that hold nothing."""
+    keep = [
+        column
+        for column in range(len(table.header))
+        if column < table.text_columns or any(row[column] != MISSING for row in table.rows)
+    ]
+    return Table(
+        title=table.title,
+        header=tuple(table.header[column] for column in keep),
+        rows=tuple(tuple(row[column] for column in keep) for row in table.rows),
+        text_columns=table.text_columns,
+    )
+
+
+def percent(spread: Spread | None) -> str:
+    """``"93.48 ± 1.20"``: mean and standard deviation over seeds, in percent."""
+    if spread is None:
+        return MISSING
+    deviation = "" if spread.std is None else f" ± {100 * spread.std:.2f}"
+    return f"{100 * spread.mean:.2f}{deviation}"
+
+
+def gain_text(gain: Gain | None) -> str:
+    """``"+0.75 (-0.10 to +1.60)"``: points and their 95 % interval."""
+    if gain is None:
+        return MISSING
+    return f"{points(gain.mean)} ({points(gain.low)} to {points(gain.high)})"
+
+
+def _share(value: float | None) -> str:
+    return MISSING if value is None else f"{100 * value:.1f}"
