@@ -3,6 +3,7 @@ import math
 import os
 import pickle
 import resource
+from contextlib import contextmanager
 from multiprocessing import resource_sharer
 from multiprocessing.reduction import ForkingPickler
 from pathlib import Path
@@ -33,13 +34,18 @@ def mappings(mark) -> int:
     return Path("/proc/self/maps").read_text().count(str(mark))
 
 
-@pytest.fixture
+@contextmanager
 def refuse_large_files():
-    """The system's own refusal, as of a full disk, beyond 100 bytes a file."""
+    """The system's own refusal, as of a full disk, beyond 100 bytes a file.
+
+    No fixture: pytest would write its progress, perhaps to a file, while the limit holds.
+    """
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (100, before[1]))
-    yield
-    resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
 
 
 @pytest.mark.parametrize(
@@ -162,11 +168,11 @@ def test_more_than_there_is_room_for(tmp_path, options, message):
 
 @in_proc
 @pytest.mark.parametrize("cap", [0, 1])
-@pytest.mark.usefixtures("refuse_large_files")
 def test_room_that_the_system_refuses(tmp_path, cap):
     mark = "signforge-pool" if cap else tmp_path
     files = open_files(mark)
-    with pytest.raises(SignforgeError, match=r"No room for .* \(File too large\): "):
+    refused = pytest.raises(SignforgeError, match=r"No room for .* \(File too large\): ")
+    with refused, refuse_large_files():
         allocate(tmp_path, memory_cap_mib=cap)
     assert open_files(mark) == files
 
