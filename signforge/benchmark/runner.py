@@ -26,6 +26,7 @@ from signforge.benchmark.arms import (
     select_arms,
 )
 from signforge.benchmark.description import describe_dataset, with_gate
+from signforge.benchmark.fitting import fit_arm
 from signforge.benchmark.folder import (
     Row,
     append_row,
@@ -38,8 +39,7 @@ from signforge.benchmark.folder import (
 )
 from signforge.benchmark.gate import FittedGate, is_kept, kept_gate
 from signforge.benchmark.trials import none_for_nan
-from signforge.classify.model import build_classifier
-from signforge.classify.training import fit_classifier, predict_logits
+from signforge.classify.training import predict_logits
 from signforge.config import Config
 from signforge.data.images import LabeledImages
 from signforge.data.splits import PreparedSplits
@@ -190,24 +190,7 @@ def run_job(
     context = ArmContext(job.seed, sampler, config.balance, track, gate.gate if gate else None)
     setup = arms[job.arm](train, context)
     used_gate = gate if setup.uses_gate else None
-    model = build_classifier(
-        classifier.name,
-        num_classes=train.num_classes,
-        resolution=train.resolution,
-        pretrained=classifier.pretrained,
-        seed=job.seed,
-        cosine_scale=setup.cosine_scale,
-    )
-    fit = fit_classifier(
-        model,
-        setup.dataset,
-        config=classifier,
-        seed=job.seed,
-        sampler=setup.sampler,
-        loss=setup.loss,
-        ending=setup.ending,
-        track=track,
-    )
+    model, fit = fit_arm(setup, train, classifier, seed=job.seed, track=track)
     val_preds = predict_logits(model, splits.val.images, precision=classifier.precision).argmax(1)
     preds = predict_logits(model, splits.test.images, precision=classifier.precision).argmax(1)
     val = _scores(val_preds, splits.val, train)

@@ -21,9 +21,9 @@ from torch import Tensor
 from signforge.balance.dataset import SyntheticBalancedDataset
 from signforge.balance.decision import ValidationGroups
 from signforge.benchmark.arms import ArmSetup
+from signforge.benchmark.fitting import fit_arm
 from signforge.benchmark.folder import Row, append_row, read_rows
-from signforge.classify.model import build_classifier
-from signforge.classify.training import fit_classifier, predict_logits
+from signforge.classify.training import predict_logits
 from signforge.config import ClassifierConfig
 from signforge.data.images import UNKNOWN_GROUP, LabeledImages
 from signforge.evaluate.accuracy import accuracy_report
@@ -97,24 +97,7 @@ def run_trial(trial: Trial, stage: Stage, *, track: Track = no_progress) -> Row:
     started = time.perf_counter()
     setup = trial.build(trial.seed, track)
     setup_seconds = time.perf_counter() - started
-    model = build_classifier(
-        config.name,
-        num_classes=train.num_classes,
-        resolution=train.resolution,
-        pretrained=config.pretrained,
-        seed=trial.seed,
-        cosine_scale=setup.cosine_scale,
-    )
-    fit = fit_classifier(
-        model,
-        setup.dataset,
-        config=config,
-        seed=trial.seed,
-        sampler=setup.sampler,
-        loss=setup.loss,
-        ending=setup.ending,
-        track=track,
-    )
+    model, fit = fit_arm(setup, train, config, seed=trial.seed, track=track)
     preds = predict_logits(model, val.images, precision=config.precision).argmax(1)
     report = accuracy_report(preds, val.labels, train.class_counts)
     groups, group_of = validation_groups(val)

@@ -197,7 +197,7 @@ def test_a_second_call_repeats_nothing(
     def gan() -> Iterator[TrainingDisplay]:
         yield TrainingDisplay(on_status=steps.append)
 
-    monkeypatch.setattr("signforge.benchmark.runner.fit_classifier", pytest.fail)
+    monkeypatch.setattr("signforge.benchmark.fitting.fit_classifier", pytest.fail)
     rows: list[object] = []
     run_main_job(job_config, splits, finished, display=JobDisplay(gan=gan, on_row=rows.append))
     assert steps == []
