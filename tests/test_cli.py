@@ -477,7 +477,8 @@ def test_the_table_for_people(
     assert all(re.search(rf"^│ {arm} +│ +2 │", ran.out, re.M) for arm in ARMS)
     *_, verdict, where = ran.out.splitlines()
     assert verdict == first.json()["verdict"]
-    assert where == f"Report: {out / 'results.md'}, samples: {out / 'samples.png'}."
+    report, tables, samples = (out / name for name in ("report.html", "results.md", "samples.png"))
+    assert where == f"Report: {report}, tables: {tables}, samples: {samples}."
 
 
 def test_without_a_generator_one_is_trained_first(tmp_path: Path, signs: Path) -> None:
@@ -501,7 +502,7 @@ def test_real_alone_needs_no_generator(tmp_path: Path, signs: Path) -> None:
     ran = run_cli(*benchmark_args(signs, out, "--arms", "real", "--seeds", 1))
     assert ran.code == 0, ran.err
     assert "GAN" not in ran.err
-    assert ran.out.splitlines()[-1].startswith(f"Report: {out / 'results.md'}")
+    assert ran.out.splitlines()[-1].startswith(f"Report: {out / 'report.html'}")
     named = re.findall(r"samples: (\S+)\.$", ran.out, re.M)
     assert all(Path(file).exists() for file in named)
 
