@@ -161,7 +161,11 @@ class BalancePlan(Section):
     def to_yaml(self) -> str:
         """What ``load`` reads back to an equal plan."""
         values = self.model_dump(mode="json")
-        return yaml.safe_dump(values, sort_keys=False, allow_unicode=True, width=100)
+        readable = yaml.safe_dump(values, sort_keys=False, allow_unicode=True, width=100)
+        # PyYAML writes some line breaks of Unicode, such as U+0085, as they are and reads others.
+        if yaml.safe_load(readable) == values:
+            return readable
+        return yaml.safe_dump(values, sort_keys=False, width=100)
 
     def save(self, path: str | Path) -> None:
         """Writes the YAML file, whole or not at all; raises SignforgeError where it cannot."""

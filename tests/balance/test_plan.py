@@ -3,7 +3,7 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from signforge.balance.plan import (
@@ -81,7 +81,14 @@ def make_plan(**fields) -> BalancePlan:
 NAMES = ("stop", "17", "yield")
 
 
+def named(name: str) -> BalancePlan:
+    decision = ClassDecision(name=name, remedy="synthetic", count=9, real_count=3)
+    return BalancePlan(decisions=(decision,))
+
+
 @settings(deadline=None, max_examples=25)
+@example(plan=named("\x85"))
+@example(plan=named("Überholverbot \u2028 \ufeff\n\t'\"#: -"))
 @given(plan=plans)
 def test_a_saved_plan_is_read_back_equal(tmp_path_factory, plan):
     file = tmp_path_factory.mktemp("plan") / "plan.yaml"
