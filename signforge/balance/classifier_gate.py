@@ -15,7 +15,6 @@ from pathlib import Path
 from typing import Literal, Self
 
 import torch
-import torch.nn.functional as F
 from pydantic import Field, ValidationError
 from safetensors import SafetensorError
 from safetensors.torch import load as load_tensors
@@ -24,8 +23,9 @@ from torch import Tensor, nn
 
 from signforge.balance.drawing import resize
 from signforge.balance.folds import group_folds, single_group_classes
+from signforge.classify.losses import Loss, logit_adjusted
 from signforge.classify.model import build_classifier
-from signforge.classify.training import Loss, fit_classifier, predict_logits
+from signforge.classify.training import fit_classifier, predict_logits
 from signforge.config import ClassifierConfig, Section
 from signforge.data.images import LabeledImages
 from signforge.device import resolve_device
@@ -230,13 +230,8 @@ def fit_classifier_gate(
 
 
 def balanced_loss(class_counts: Tensor) -> Loss:
-    """Cross-entropy of logits plus the log of int64 (C,) class counts (Menon et al., eq. 10)."""
-    log_prior = class_counts.clamp(min=1).double().log().float()
-
-    def loss(logits: Tensor, labels: Tensor) -> Tensor:
-        return F.cross_entropy(logits + log_prior.to(logits.device), labels)
-
-    return loss
+    """Logit adjustment by int64 (C,) class counts; a class without images counts as one image."""
+    return logit_adjusted(class_counts.clamp(min=1).tolist())
 
 
 def own_probability(model: nn.Module, images: Tensor, labels: Tensor, precision: str) -> Tensor:
