@@ -1,0 +1,106 @@
+r"""Which learning rate and how many steps suit the classifier, on real images alone?
+
+    python benchmarks/classifier_tuning.py --data gtsrb --out tuning
+    python benchmarks/classifier_tuning.py ... --learning-rates 0.001,0.002 --steps 1000 --seeds 2
+    python benchmarks/classifier_tuning.py --out tuning --tables          (no training)
+
+Trains the arm `real` at every learning rate and length, and scores it on the validation split;
+the test split is never used. What is chosen here is then the same for every arm of a benchmark.
+Rows are kept in --out and never made twice; a second process may work in the same folder.
+"""
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from statistics import fmean
+
+from judging import announce
+from records import command_line, markdown_table, provenance_text, run_script
+
+from signforge.benchmark.folder import Row, read_rows
+from signforge.benchmark.planning import real_trial
+from signforge.benchmark.trials import Stage, run_trials
+from signforge.config import load_config
+from signforge.data.prepare import load_prepared_splits
+from signforge.environment import describe_environment
+from signforge.errors import SignforgeError
+from signforge.files import write_atomically
+
+
+def tuning_table(rows: Sequence[Row]) -> str:
+    """One line for each length and learning rate, mean over seeds, as Markdown."""
+    settings = sorted({(r["classifier"]["steps"], r["classifier"]["learning_rate"]) for r in rows})
+    lines = []
+    for steps, rate in settings:
+        own = [
+            row
+            for row in rows
+            if (row["classifier"]["steps"], row["classifier"]["learning_rate"]) == (steps, rate)
+        ]
+        cells = [
+            f"{100 * fmean(row[key] for row in own):.2f}"
+            for key in ("macro_accuracy", "top1", "worst_class_accuracy")
+        ]
+        minutes = fmean(row["fit_seconds"] for row in own) / 60
+        lines.append([f"{steps:,}", f"{rate:g}", *cells, str(len(own)), f"{minutes:.1f}"])
+    header = ["Steps", "Learning rate", "Macro %", "Top-1 %", "Worst class %", "Seeds", "Minutes"]
+    return markdown_table(header, lines)
+
+
+def write_table(folder: Path) -> str:
+    """table.md from the rows in ``folder``. Raises SignforgeError where there are none."""
+    rows = read_rows(folder)
+    if not rows:
+        raise SignforgeError(f"{folder} holds no trials; run some first.")
+    table = tuning_table(rows)
+    write_atomically(folder / "table.md", f"{table}\n{provenance_text(rows[-1])}".encode())
+    return table
+
+
+def parse(argv: Sequence[str]) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--data", help="the data source, as data.source")
+    parser.add_argument("--config", default="gtsrb_cpu", help="preset or file; all else from here")
+    parser.add_argument("--imbalance-ratio", type=float, help="as data.imbalance_ratio")
+    parser.add_argument("--out", type=Path, required=True, help="folder of rows and table")
+    parser.add_argument("--learning-rates", default="0.001,0.002,0.004", help="comma-separated")
+    parser.add_argument("--steps", default="1000", help="comma-separated")
+    parser.add_argument("--seeds", type=int, default=1, help="number of repetitions")
+    parser.add_argument("--tables", action="store_true", help="only write the table anew")
+    return parser.parse_args(argv)
+
+
+def main(argv: Sequence[str]) -> None:
+    options = parse(argv)
+    if options.tables:
+        print(write_table(options.out))
+        return
+    if options.data is None:
+        raise SignforgeError("Give --data, or --tables for the table alone.")
+    given = {"data.source": options.data, "data.imbalance_ratio": options.imbalance_ratio}
+    config = load_config(options.config, [(k, v) for k, v in given.items() if v is not None])
+    splits = load_prepared_splits(config.data, track=announce)
+    environment = describe_environment()
+    trial = real_trial(splits.train)
+    for seed in range(options.seeds):
+        for steps in map(int, options.steps.split(",")):
+            for rate in map(float, options.learning_rates.split(",")):
+                classifier = config.classifier.model_copy(
+                    update={"steps": steps, "learning_rate": rate}
+                )
+                stage = Stage(
+                    splits.train,
+                    splits.val,
+                    classifier,
+                    environment,
+                    command_line(__file__, argv),
+                )
+                run_trials([trial(seed)], stage, options.out, track=announce)
+                print(write_table(options.out), flush=True)
+
+
+if __name__ == "__main__":
+    sys.exit(run_script(main))
