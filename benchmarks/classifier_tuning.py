@@ -40,7 +40,7 @@ def tuning_table(rows: Sequence[Row]) -> str:
         ]
         cells = [
             f"{100 * fmean(row[key] for row in own):.2f}"
-            for key in ("macro_accuracy", "top1", "worst_class_accuracy")
+            for key in ("macro_accuracy", "top1", "worst_class_recall")
         ]
         minutes = fmean(row["fit_seconds"] for row in own) / 60
         lines.append([f"{steps:,}", f"{rate:g}", *cells, str(len(own)), f"{minutes:.1f}"])
