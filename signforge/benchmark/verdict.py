@@ -68,7 +68,7 @@ def verdict(cheap: Contender | None, generative: Contender | None) -> str:
         )
     return (
         f"Use `{generative.arm}`: {_over_real(generative)}, though it is not measurably better "
-        f"than the best cheap remedy, `{cheap.arm}` ({_figures(over_cheap)})."
+        f"than the best cheap remedy, `{cheap.arm}`: {_figures(over_cheap)}."
     )
 
 
@@ -116,7 +116,7 @@ def _against(generative: Contender | None) -> str:
         return ""
     gain = generative.over_cheap
     verb = "is worse" if gain.direction < 0 else "is not measurably better than it"
-    return f", and `{generative.arm}` {verb} ({_figures(gain)})"
+    return f", and `{generative.arm}` {verb}: {_figures(gain)}"
 
 
 def _over_real(found: Contender) -> str:

@@ -36,20 +36,20 @@ def test_a_generator_that_beats_everything_is_recommended():
 def test_a_cheap_remedy_that_is_as_good_is_preferred():
     said = verdict(cheap(UP), generative(UP, NONE))
     assert said.startswith("Use `oversample`: macro accuracy +1.00 points")
-    assert "and `synthetic` is not measurably better than it (+0.30 points" in said
+    assert "and `synthetic` is not measurably better than it: +0.30 points (95 %" in said
 
 
 def test_a_generator_that_is_worse_than_the_cheap_remedy_is_named_as_worse():
     for over_real in (UP, NONE, DOWN):
         said = verdict(cheap(UP), generative(over_real, DOWN))
         assert said.startswith("Use `oversample`: macro accuracy +1.00 points")
-        assert "and `synthetic` is worse (-1.00 points" in said
+        assert "and `synthetic` is worse: -1.00 points (95 %" in said
 
 
 def test_a_generator_that_beats_real_but_not_the_cheap_arm_for_sure_says_both():
     said = verdict(cheap(NONE), generative(UP, NONE))
     assert said.startswith("Use `synthetic`")
-    assert "though it is not measurably better than the best cheap remedy, `oversample`" in said
+    assert "though it is not measurably better than the best cheap remedy, `oversample`: +" in said
 
 
 def test_without_a_rival_a_contender_is_compared_with_real_alone():
