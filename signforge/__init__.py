@@ -4,6 +4,7 @@ from importlib.metadata import version
 
 from signforge.balance.dataset import SyntheticBalancedDataset
 from signforge.balance.device_loader import OnDeviceLoader
+from signforge.balance.lighting import BorrowedLight
 from signforge.balance.plan import BalancePlan
 from signforge.balance.strategy import resolve_sampling_strategy
 from signforge.config import Config, DataConfig, load_config
@@ -18,6 +19,7 @@ __version__ = version("signforge")
 
 __all__ = [
     "BalancePlan",
+    "BorrowedLight",
     "ClassConditionalSampler",
     "Config",
     "DataConfig",

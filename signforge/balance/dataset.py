@@ -19,6 +19,7 @@ from torch.utils.data import Dataset
 from signforge.balance.formats import form_of_items
 from signforge.balance.gate import Gate, measure_acceptance
 from signforge.balance.labels import find_labels
+from signforge.balance.lighting import Relight
 from signforge.balance.matching import as_sampler, check_gate_classes, matching_class_names
 from signforge.balance.plan import as_plan
 from signforge.balance.pool import TRIAL_STREAM, SyntheticPool
@@ -57,6 +58,8 @@ class SyntheticBalancedDataset(Dataset[tuple[Any, ...]]):
         ``gate_attempts`` rejected draws, a randomly chosen real item of the class stands in.
     min_acceptance: a class of which the gate keeps a smaller share of trial draws than this gets
         no synthetic image; a warning names it. 0 lets every class in.
+    relight: (images uint8 (N, 3, H, W), seed) -> the same changed, for synthetic images that the
+        gate let through: a ``BorrowedLight`` shows a class of few objects under any light.
     transform: applied to every image, real and synthetic alike; may be set later.
     refresh: share of the synthetic images that each epoch replaces, in 0..1.
     third_element: ``"is_synthetic"`` makes items (image, label, bool), as ``is_synthetic`` says;
@@ -91,6 +94,7 @@ class SyntheticBalancedDataset(Dataset[tuple[Any, ...]]):
         gate: Gate | None = None,
         gate_attempts: int = 4,
         min_acceptance: float = 0.1,
+        relight: Relight | None = None,
         transform: Callable[[Any], Any] | None = None,
         refresh: float = 0.25,
         third_element: ThirdElement = "none",
@@ -152,6 +156,7 @@ class SyntheticBalancedDataset(Dataset[tuple[Any, ...]]):
             seed=seed,
             gate=gate,
             gate_attempts=gate_attempts,
+            relight=relight,
             oversampled=oversampled | (self.acceptance < min_acceptance),
             memory_cap_mib=memory_cap_mib,
             folder=None if pool_folder is None else Path(pool_folder),

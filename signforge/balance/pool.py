@@ -14,6 +14,7 @@ from torch import Tensor
 
 from signforge.balance.drawing import draw_images
 from signforge.balance.gate import Gate, draw_accepted
+from signforge.balance.lighting import Relight, checked_relit
 from signforge.balance.oversampling import repeat_evenly
 from signforge.balance.rows import rows_by_class
 from signforge.balance.storage import allocate_images
@@ -24,6 +25,9 @@ from signforge.seeds import derive_seed
 
 TRIAL_STREAM, OVERSAMPLING_STREAM = -1, -2
 """Second parts of seeds that must differ from those of blocks, which are numbered from 0."""
+
+_SUBSTITUTES, _LIGHT = -1, -2
+"""Last parts of a block's seeds that must differ from its attempts, which are numbered from 0."""
 
 _LARGEST_BLOCK = 256
 _FEWEST_BLOCKS = 20
@@ -42,6 +46,7 @@ class SyntheticPool:
     the epochs seen before.
 
     labels: int64 (M,).
+    relight: changes the images of a block once the gate has let them through.
     oversampled: bool (C,), the classes without synthetic images; None is no class.
     memory_cap_mib, folder, device: where the images live, see ``allocate_images``; all else stays
         on the CPU.
@@ -65,6 +70,7 @@ class SyntheticPool:
         seed: int,
         gate: Gate | None = None,
         gate_attempts: int = 4,
+        relight: Relight | None = None,
         oversampled: Tensor | None = None,
         memory_cap_mib: float = 4096,
         folder: Path | None = None,
@@ -101,6 +107,7 @@ class SyntheticPool:
         self._sampler: ClassConditionalSampler | None = sampler
         self._gate = gate
         self._gate_attempts = gate_attempts
+        self._relight = relight
         self.set_epoch(0, track=track)
 
     def __len__(self) -> int:
@@ -157,11 +164,14 @@ class SyntheticPool:
             attempts=self._gate_attempts,
         )
         substitutes = torch.full_like(labels, -1)
-        rng = torch.Generator().manual_seed(derive_seed(self._seed, block, times, -1))
+        rng = torch.Generator().manual_seed(derive_seed(self._seed, block, times, _SUBSTITUTES))
         for position in (~accepted).nonzero().flatten().tolist():
             candidates = self._real_of_class[int(labels[position])]
             choice = torch.randint(len(candidates), (), generator=rng)
             substitutes[position] = candidates[choice]
+        if self._relight is not None:
+            seed = derive_seed(self._seed, block, times, _LIGHT)
+            images = checked_relit(self._relight(images.clone(), seed), images)
         self.images[rows] = images
         self.substitutes[slots] = substitutes
 
@@ -177,8 +187,8 @@ class SyntheticPool:
             self.substitutes[slots] = repeat_evenly(self._real_of_class[label], len(slots), rng)
 
     def __getstate__(self) -> Mapping[str, Any]:
-        # Generators and gates may hold CUDA memory or closures; workers only read images.
-        return {**self.__dict__, "_sampler": None, "_gate": None}
+        # These may hold CUDA memory, closures or many images; workers only read the pool's.
+        return {**self.__dict__, "_sampler": None, "_gate": None, "_relight": None}
 
 
 def num_blocks(slots: int) -> int:

@@ -18,7 +18,9 @@ from torch.utils.data import Dataset, Sampler
 
 from signforge.balance.dataset import SyntheticBalancedDataset
 from signforge.balance.gate import Gate
+from signforge.balance.lighting import BorrowedLight, Relight
 from signforge.balance.oversampling import repeat_evenly
+from signforge.balance.real_sampler import RealImageSampler
 from signforge.balance.rows import rows_by_class
 from signforge.balance.strategy import SamplingStrategy, resolve_sampling_strategy
 from signforge.classify.losses import (
@@ -140,6 +142,29 @@ def synthetic_tenth(train: LabeledImages, context: ArmContext) -> ArmSetup:
     return _filled(train, context, counts, max_synthetic_fraction=1.0)
 
 
+def synthetic_relit(train: LabeledImages, context: ArmContext) -> ArmSetup:
+    """``synthetic``, each sample in the light of a real image of any class."""
+    balance = context.balance
+    share = balance.max_synthetic_fraction
+    return _filled(train, context, balance.sampling_strategy, share, _any_light(train))
+
+
+def synthetic_tenth_relit(train: LabeledImages, context: ArmContext) -> ArmSetup:
+    """``synthetic_tenth``, each sample in the light of a real image of any class."""
+    counts = dict(enumerate(_tenth_of_missing(train, context).tolist()))
+    return _filled(train, context, counts, 1.0, _any_light(train))
+
+
+def oversample_relit(train: LabeledImages, context: ArmContext) -> ArmSetup:
+    """``synthetic_relit`` without a generator, as its control: real images, drawn again."""
+    return _without_generator(synthetic_relit, train, context)
+
+
+def oversample_tenth_relit(train: LabeledImages, context: ArmContext) -> ArmSetup:
+    """``synthetic_tenth_relit`` without a generator, as its control."""
+    return _without_generator(synthetic_tenth_relit, train, context)
+
+
 def synthetic_then_real(train: LabeledImages, context: ArmContext) -> ArmSetup:
     """``synthetic``, then the last layer alone on real images for the last fifth of the steps.
 
@@ -167,11 +192,23 @@ ARMS: Mapping[str, Arm] = MappingProxyType(
         "synthetic_ungated": synthetic_ungated,
         "synthetic_tenth": synthetic_tenth,
         "synthetic_then_real": synthetic_then_real,
+        "synthetic_relit": synthetic_relit,
+        "synthetic_tenth_relit": synthetic_tenth_relit,
+        "oversample_relit": oversample_relit,
+        "oversample_tenth_relit": oversample_tenth_relit,
     }
 )
 """The arms that ship; pass ``{**ARMS, "mine": my_arm}`` to compare your own."""
 
-_GATED = frozenset({"synthetic", "synthetic_tenth", "synthetic_then_real"})
+_GATED = frozenset(
+    {
+        "synthetic",
+        "synthetic_tenth",
+        "synthetic_then_real",
+        "synthetic_relit",
+        "synthetic_tenth_relit",
+    }
+)
 _GENERATIVE = _GATED | {"synthetic_ungated"}
 _UNGATED = frozenset(ARMS) - _GATED
 
@@ -279,6 +316,7 @@ def _filled(
     context: ArmContext,
     strategy: SamplingStrategy,
     max_synthetic_fraction: float,
+    relight: Relight | None = None,
 ) -> ArmSetup:
     if context.sampler is None:
         raise SignforgeError(
@@ -292,6 +330,7 @@ def _filled(
         max_synthetic_fraction=max_synthetic_fraction,
         gate=context.gate,
         min_acceptance=context.balance.min_acceptance,
+        relight=relight,
         refresh=context.balance.refresh,
         seed=context.seed,
         track=context.track,
@@ -302,6 +341,15 @@ def _filled(
         uses_generator=True,
         uses_gate=context.gate is not None,
     )
+
+
+def _without_generator(arm: Arm, train: LabeledImages, context: ArmContext) -> ArmSetup:
+    setup = arm(train, replace(context, sampler=RealImageSampler(train), gate=None))
+    return replace(setup, uses_generator=False)
+
+
+def _any_light(train: LabeledImages) -> BorrowedLight:
+    return BorrowedLight.of(train.images, train.labels)
 
 
 def _targets(train: LabeledImages, context: ArmContext) -> Tensor:

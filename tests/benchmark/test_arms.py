@@ -58,7 +58,10 @@ def test_every_arm_shows_the_counts_that_it_says(splits, sampler, name):
     assert shown(setup) == setup.class_counts
     full, tenth = (120, 120, 120, 120), (120, 48, 33, 17)
     expected = {"real": (120, 40, 24, 6), "oversample": full, "oversample_tenth": tenth}
-    expected |= {"synthetic_tenth": tenth, **dict.fromkeys(LOSS_ARMS, (120, 40, 24, 6))}
+    expected |= dict.fromkeys(
+        ("synthetic_tenth", "synthetic_tenth_relit", "oversample_tenth_relit"), tenth
+    )
+    expected |= {**dict.fromkeys(LOSS_ARMS, (120, 40, 24, 6))}
     assert setup.class_counts == expected.get(name, full)
 
 
@@ -82,6 +85,23 @@ def test_oversample_shows_the_same_classes_as_synthetic(splits, sampler, fractio
         of_real, of_both = ARMS[repeated](splits.train, ctx), ARMS[drawn](splits.train, ctx)
         assert of_real.class_counts == of_both.class_counts
         assert of_real.dataset is splits.train
+
+
+@pytest.mark.parametrize("share", ["", "_tenth"])
+def test_relit_arms_change_the_light_of_what_they_add_and_nothing_else(splits, sampler, share):
+    train = splits.train
+    added = {}
+    for name in (f"synthetic{share}", f"synthetic{share}_relit", f"oversample{share}_relit"):
+        data = ARMS[name](train, context(sampler, gate=keep_all)).dataset
+        shown = torch.stack([data[i][0] for i in range(len(data))])
+        assert torch.equal(shown[: len(train)], train.images)
+        added[name] = shown[len(train) :]
+    plain, lit, real = added.values()
+    assert plain.shape == lit.shape == real.shape
+    assert not torch.equal(plain, lit)
+    lights = train.images.float().mean((1, 2, 3))
+    assert lit.float().mean((1, 2, 3)).max() <= lights.max() + 1
+    assert not torch.equal(real, lit)
 
 
 def test_the_gate_decides_what_synthetic_draws(splits, sampler):
