@@ -1,6 +1,9 @@
 """Labels in, images out: the protocol that the package draws from, and our GAN as one of it."""
 
 import json
+import os
+from collections.abc import Mapping
+from itertools import pairwise
 from pathlib import Path
 from typing import Literal, Protocol, runtime_checkable
 
@@ -15,7 +18,12 @@ from signforge.config import GanConfig, Section
 from signforge.device import autocast, resolve_device
 from signforge.errors import SignforgeError
 from signforge.files import sha256, write_atomically
-from signforge.gan.networks import ConditionalGenerator
+from signforge.gan.hub import CARD_FILE, WEIGHTS_FILE, download_generator, parse_address
+from signforge.gan.networks import (
+    LOWEST_RESOLUTION,
+    ConditionalGenerator,
+    channels_by_resolution,
+)
 
 SAMPLING_BATCH = 256
 
@@ -151,18 +159,23 @@ def save_sampler(
     }
     weights = save_tensors(tensors)
     card = card.model_copy(update={"weights_sha256": sha256(weights)})
-    write_atomically(run / "generator.safetensors", weights)
-    write_atomically(run / "generator.json", card.model_dump_json(indent=2).encode())
+    write_atomically(run / WEIGHTS_FILE, weights)
+    write_atomically(run / CARD_FILE, card.model_dump_json(indent=2).encode())
 
 
-def load_sampler(run: str | Path, device: str = "auto") -> GanSampler:
+def load_sampler(run: str | os.PathLike[str], device: str = "auto") -> GanSampler:
     """The generator of a run directory, ready to sample.
 
+    run: a folder, or ``hf://OWNER/NAME`` or ``hf://OWNER/NAME@REVISION`` on the Hugging Face Hub
+        (needs ``signforge[hub]``).
+
     Raises SignforgeError where the directory holds no finished generator, or its files do not
-    fit together: nothing in it is trusted, and nothing in it can run code.
+    fit together: nothing in it is trusted, and nothing in it can run code. Raises it as
+    ``download_generator`` does for an address on the Hub.
     """
-    run = Path(run)
-    card_path, weights_path = run / "generator.json", run / "generator.safetensors"
+    address = parse_address(run)
+    run = Path(run) if address is None else download_generator(address)
+    card_path, weights_path = run / CARD_FILE, run / WEIGHTS_FILE
     if not card_path.is_file():
         raise SignforgeError(
             f"{run} holds no generator.json; give the folder that `signforge train-cgan` wrote."
@@ -178,12 +191,29 @@ def load_sampler(run: str | Path, device: str = "auto") -> GanSampler:
             f"{weights_path} is not the file that generator.json describes (SHA-256 differs); "
             "restore it, or train again."
         )
-    generator = build_generator(
-        card.gan, num_classes=len(card.class_names), resolution=card.resolution
-    )
     try:
-        generator.load_state_dict(load_tensors(weights))
-    except (SafetensorError, RuntimeError) as error:
+        tensors = load_tensors(weights)
+        _require_enough(card, tensors)
+        generator = build_generator(
+            card.gan, num_classes=len(card.class_names), resolution=card.resolution
+        )
+        generator.load_state_dict(tensors)
+    except (SafetensorError, RuntimeError, OverflowError) as error:
         first_line = str(error).strip().splitlines()[0]
         raise SignforgeError(f"{weights_path} does not fit generator.json: {first_line}") from None
     return GanSampler(generator, card, resolve_device(device))
+
+
+def _require_enough(card: GeneratorCard, tensors: Mapping[str, Tensor]) -> None:
+    """Raises RuntimeError where the networks of ``card`` hold more numbers than ``tensors``.
+
+    To be asked before they are built: a card of a few bytes may describe networks of terabytes.
+    """
+    channels = list(channels_by_resolution(card.resolution, card.gan.base_channels).values())
+    condition = card.gan.z_dim + card.gan.embedding_dim
+    seed = condition * channels[0] * LOWEST_RESOLUTION**2
+    convolutions = sum(9 * c_in * c_out for c_in, c_out in pairwise([*channels, channels[-1]]))
+    wanted = seed + convolutions + len(card.class_names) * card.gan.embedding_dim
+    held = sum(tensor.numel() for tensor in tensors.values())
+    if wanted > held:
+        raise RuntimeError(f"its networks have more than {wanted:,} weights, the file {held:,}")
