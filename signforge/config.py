@@ -178,6 +178,15 @@ class BenchmarkConfig(Section):
     first_seed: int = 0
     extractor_steps: int = Field(800, ge=1)
     """Optimizer steps of the classifier behind Frechet distance and label agreement."""
+    cas_steps: int | None = Field(None, ge=0)
+    """Optimizer steps of the classifier that is trained on samples alone, for the classification
+    accuracy score; None takes ``classifier.steps``, 0 leaves the score out."""
+    inception_weights: str | None = None
+    """File of Inception-v3's weights; None takes the one in torch's cache, where there is one."""
+    inception_images: int = Field(2500, ge=2)
+    """Images a side, at most, of the Inception distances; Inception is slow on CPUs."""
+    budget: Literal["quick", "standard", "thorough"] | None = None
+    """The budget that ``--budget`` asked for; the report says what it leaves out."""
     bootstrap_resamples: int = Field(2000, ge=100)
 
 

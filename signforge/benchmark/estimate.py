@@ -10,6 +10,7 @@ import torch
 
 from signforge.balance.strategy import resolve_sampling_strategy
 from signforge.benchmark.arms import ARMS, Arm, may_use_gate, needs_generator, select_arms
+from signforge.benchmark.fidelity import QUALITY, cas_steps, kept_parts, needs_cas
 from signforge.benchmark.folder import config_hash, read_rows
 from signforge.benchmark.gate import is_kept
 from signforge.benchmark.runner import GATE, check_generator, plan_jobs
@@ -17,12 +18,16 @@ from signforge.classify.model import build_classifier
 from signforge.classify.training import fit_classifier, predict_logits
 from signforge.config import Config
 from signforge.data.splits import PreparedSplits, imbalance_ratio
+from signforge.evaluate.coverage import coverage_report
+from signforge.evaluate.fidelity import kid
+from signforge.evaluate.quality import NEIGHBOURS
 from signforge.gan.sampler import ClassConditionalSampler
 from signforge.gan.step import measure_images_per_second
 
 WARM_STEPS = 3
 TIMED_STEPS = 5
 TIMED_IMAGES = 256
+TIMED_FEATURES = 512
 SAMPLING_SPEEDUP = 4.0
 """Assumed where no generator is there to be timed: one forward pass of the generator alone,
 against the passes of both networks, forward and backward, that a training image costs."""
@@ -54,13 +59,17 @@ class Plan:
     gan_kimg: float | None
     gan_seconds: float
     extractor_seconds: float
+    fidelity_seconds: float
+    """Measuring the generator: distances and neighbours, and the classifier trained on samples
+    alone; 0 for what ``run_dir`` holds already. Inception distances are not in it."""
     gate_seconds: float
     classifier_seconds: float
     """Of one job: training, drawing synthetic images where the arm does, and testing, averaged."""
 
     @property
     def total_seconds(self) -> float:
-        shared = self.gan_seconds + self.extractor_seconds + self.gate_seconds
+        shared = self.gan_seconds + self.extractor_seconds + self.fidelity_seconds
+        shared += self.gate_seconds
         return shared + self.jobs_left * self.classifier_seconds
 
     def as_dict(self) -> dict[str, Any]:
@@ -88,6 +97,11 @@ class Plan:
         if self.extractor_seconds:
             lines.append(
                 f"Feature extractor for the fidelity table: {duration(self.extractor_seconds)}."
+            )
+        if self.fidelity_seconds:
+            lines.append(
+                f"Fidelity of the generator: {duration(self.fidelity_seconds)}, a classifier "
+                "trained on samples alone among it if it is asked for."
             )
         if self.gate_seconds:
             lines.append(
@@ -154,9 +168,13 @@ def dry_run(
     if gated and left and not is_kept(run_dir / GATE):
         steps = config.balance.gate_folds * config.balance.gate_steps
         gate_seconds = steps * step_seconds + len(splits.train) * predict_seconds
-    drawing = 0.0
-    if generative and left:
+    drawing = fidelity_seconds = 0.0
+    if generative:
         rate = _sampling_rate(sampler) if sampler else SAMPLING_SPEEDUP * gan_rate
+        fidelity_seconds = _fidelity_seconds(
+            config, splits, run_dir, sampler, step_seconds, predict_seconds, 1 / rate
+        )
+    if generative and left:
         share = sum(needs_generator((job.arm,)) for job in left) / len(left)
         image_seconds = 1 / rate + (config.balance.gate_folds * predict_seconds if gated else 0)
         drawing = share * _images_drawn(config, balanced, splits) * image_seconds
@@ -178,6 +196,7 @@ def dry_run(
         gan_kimg=config.gan.total_kimg if generative and sampler is None else None,
         gan_seconds=gan_seconds,
         extractor_seconds=config.benchmark.extractor_steps * step_seconds if generative else 0.0,
+        fidelity_seconds=fidelity_seconds,
         gate_seconds=gate_seconds,
         classifier_seconds=training + testing + drawing,
     )
@@ -223,6 +242,39 @@ def _sampling_rate(sampler: ClassConditionalSampler) -> float:
     started = time.perf_counter()
     sampler.sample(labels, seed=0)
     return TIMED_IMAGES / max(time.perf_counter() - started, 1e-9)
+
+
+def _fidelity_seconds(
+    config: Config,
+    splits: PreparedSplits,
+    run_dir: Path,
+    sampler: ClassConditionalSampler | None,
+    step_seconds: float,
+    predict_seconds: float,
+    draw_seconds: float,
+) -> float:
+    """What ``measure_fidelity`` has still to do but for extractor and Inception."""
+    found = kept_parts(run_dir, sampler.fingerprint) if sampler else {}
+    n, seconds = len(splits.val), 0.0
+    if QUALITY not in found:
+        seconds += (len(splits.train) + 2 * n) * predict_seconds + n * draw_seconds
+        seconds += _pair_seconds() * n * n
+    if needs_cas(config, found):
+        steps = cas_steps(config)
+        seconds += steps * (step_seconds + config.classifier.batch_size * draw_seconds)
+        seconds += n * predict_seconds
+    return seconds
+
+
+def _pair_seconds() -> float:
+    """Of what every pair of a sample and a real image costs: KID and neighbours among features."""
+    rng = torch.Generator().manual_seed(0)
+    real, fake = torch.randn(2, TIMED_IMAGES, TIMED_FEATURES, generator=rng)
+    started = time.perf_counter()
+    for _ in ("samples", "floor"):
+        coverage_report(real, fake, k=NEIGHBOURS)
+        kid(real, fake)
+    return (time.perf_counter() - started) / TIMED_IMAGES**2
 
 
 def _images_drawn(config: Config, balanced: torch.Tensor, splits: PreparedSplits) -> float:

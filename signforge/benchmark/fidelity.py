@@ -1,18 +1,34 @@
-"""Fidelity of the generator that a benchmark uses, measured once and kept in its run directory."""
+"""Fidelity of the generator that a benchmark uses, measured once and kept in its run directory.
 
+fidelity.json grows part by part (what the extractor says, the classification accuracy score,
+Inception distances), so that a kill costs one part, and an older file only gains what it lacks.
+"""
+
+from collections.abc import Mapping
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from signforge.benchmark.folder import read_json, write_json
 from signforge.config import Config
 from signforge.data.splits import PreparedSplits
+from signforge.evaluate.classification_accuracy_score import synthetic_accuracy
 from signforge.evaluate.features import FeatureExtractor, load_extractor, train_extractor
-from signforge.evaluate.fidelity import fidelity_report
+from signforge.evaluate.inception import (
+    find_inception_weights,
+    inception_report,
+    load_inception,
+)
+from signforge.evaluate.quality import quality_report
+from signforge.files import sha256
 from signforge.gan.sampler import ClassConditionalSampler
 from signforge.progress import Track, no_progress
 
 EXTRACTOR_SEED = 1_000_003
 """Far from the seeds of the arms, so that no arm starts from the extractor's own weights."""
+FIDELITY = "fidelity.json"
+QUALITY, CAS, INCEPTION = "per_class", "cas", "inception"
+"""The key of fidelity.json that each part writes, and by which it is known to be there."""
 
 
 def measure_fidelity(
@@ -28,22 +44,90 @@ def measure_fidelity(
 
     extractor: by default a classifier trained on the training split for
         ``benchmark.extractor_steps`` steps, kept in ``run_dir``/extractor; one that is there
-        already is used again, and so is a measurement of the same generator by the same extractor.
+        already is used again, and so is every part that was measured of the same generator by
+        the same extractor.
+
+    Raises SignforgeError for Inception weights that were asked for and cannot be read.
     """
+    weights = find_inception_weights(config.benchmark.inception_weights)
     extractor = extractor or _own_extractor(config, splits, run_dir / "extractor", track)
-    path = run_dir / "fidelity.json"
-    if path.exists():
-        before: dict[str, Any] = read_json(path)
-        if (before["sampler_fingerprint"], before["extractor_sha256"]) == (
-            sampler.fingerprint,
-            extractor.weights_sha256,
-        ):
-            return before
-    report = fidelity_report(
-        sampler, extractor, splits.val, splits.train, seed=EXTRACTOR_SEED, track=track
-    ).as_dict()
-    write_json(path, report)
-    return report
+    path = run_dir / FIDELITY
+    found = kept_parts(run_dir, sampler.fingerprint)
+    if found.get("extractor_sha256") != extractor.weights_sha256:
+        found = {}
+    if QUALITY not in found:
+        report = quality_report(
+            sampler, extractor, splits.val, splits.train, seed=EXTRACTOR_SEED, track=track
+        )
+        found = {**found, **report.as_dict()}
+        write_json(path, found)
+    if needs_cas(config, found):
+        found = {**found, CAS: _classification_accuracy(config, splits, sampler, track)}
+        write_json(path, found)
+    if weights is not None and needs_inception(config, found, weights):
+        inception = inception_report(
+            load_inception(weights, config.classifier.device),
+            sampler,
+            splits.val,
+            splits.train,
+            most=config.benchmark.inception_images,
+            seed=EXTRACTOR_SEED,
+            track=track,
+        )
+        found = {
+            **found,
+            INCEPTION: {**asdict(inception), "most": config.benchmark.inception_images},
+        }
+        write_json(path, found)
+    return found
+
+
+def cas_steps(config: Config) -> int:
+    """Optimizer steps of the classifier trained on samples alone; 0 for none."""
+    steps = config.benchmark.cas_steps
+    return config.classifier.steps if steps is None else steps
+
+
+def needs_cas(config: Config, found: Mapping[str, Any]) -> bool:
+    """Whether fidelity.json as ``found`` lacks the classification accuracy score asked for."""
+    kept = found.get(CAS)
+    return cas_steps(config) > 0 and (kept is None or kept["made_by"] != _made_by(config))
+
+
+def needs_inception(config: Config, found: Mapping[str, Any], weights: Path) -> bool:
+    """Whether fidelity.json as ``found`` lacks Inception distances by these weights."""
+    kept = found.get(INCEPTION)
+    wanted = (sha256(weights.read_bytes()), config.benchmark.inception_images)
+    return kept is None or (kept["weights_sha256"], kept["most"]) != wanted
+
+
+def kept_parts(run_dir: Path, sampler_fingerprint: str) -> dict[str, Any]:
+    """What fidelity.json says of this generator; empty where it says nothing."""
+    path = run_dir / FIDELITY
+    found: dict[str, Any] = read_json(path) if path.exists() else {}
+    return found if found.get("sampler_fingerprint") == sampler_fingerprint else {}
+
+
+def _classification_accuracy(
+    config: Config, splits: PreparedSplits, sampler: ClassConditionalSampler, track: Track
+) -> dict[str, Any]:
+    """As ``synthetic_accuracy`` reports it; its partner on real images is the arm ``real``."""
+    steps = cas_steps(config)
+    accuracy = synthetic_accuracy(
+        sampler,
+        splits.train,
+        splits.val,
+        config=config.classifier.model_copy(update={"steps": steps}),
+        seed=config.benchmark.first_seed,
+        track=track,
+    )
+    return {**accuracy.as_dict(), "steps": steps, "made_by": _made_by(config)}
+
+
+def _made_by(config: Config) -> dict[str, Any]:
+    """What the classification accuracy score depends on besides generator and data."""
+    settings = config.classifier.model_dump(mode="json", exclude={"num_workers"})
+    return {**settings, "steps": cas_steps(config), "seed": config.benchmark.first_seed}
 
 
 def _own_extractor(

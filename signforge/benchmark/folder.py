@@ -26,6 +26,10 @@ FREE_KEYS = (
     "benchmark.seeds",
     "benchmark.first_seed",
     "benchmark.bootstrap_resamples",
+    "benchmark.cas_steps",
+    "benchmark.inception_weights",
+    "benchmark.inception_images",
+    "benchmark.budget",
     "classifier.num_workers",
 )
 """Config keys that change which rows there are, or how they are read, but no row itself."""

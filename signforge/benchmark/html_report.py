@@ -15,6 +15,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup, escape
 
 from signforge.benchmark.arms import BASELINE
+from signforge.benchmark.class_fidelity_table import fidelity_class_table, real_macro_accuracy
 from signforge.benchmark.confusion import ConfusionChange, confusion_changes
 from signforge.benchmark.folder import read_predictions, read_target
 from signforge.benchmark.gallery import most_changed, read_gallery
@@ -68,6 +69,7 @@ def report_html(run_dir: Path, summary: Summary, record: RunRecord) -> str:
         "png": _png,
     }
     fidelity = record.fidelity
+    real_macro = real_macro_accuracy(summary, record)
     gaining = [arm for arm in summary.arms if arm.class_gains]
     contenders = [
         arm for arm in gaining if arm.arm in (summary.best_cheap, summary.best_generative)
@@ -104,8 +106,9 @@ def report_html(run_dir: Path, summary: Summary, record: RunRecord) -> str:
         lost=lost,
         gain_of=_gain_of(summary),
         pictures=read_gallery(run_dir, generator["fingerprint"]) if generator else {},
-        fidelity=fidelity_table(fidelity, summary.class_names) if fidelity else None,
+        fidelity=fidelity_table(fidelity, summary.class_names, real_macro) if fidelity else None,
         fidelity_note=fidelity_note(record),
+        fidelity_classes=fidelity_class_table(summary, record),
         synthetic=synthetic_table(summary, record),
         gate=record.dataset.get("gate"),
         command=record.environment.get("command"),

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 
+from signforge.benchmark.class_fidelity_table import fidelity_class_table, real_macro_accuracy
 from signforge.benchmark.protocol import environment_lines, fidelity_note, protocol_lines
 from signforge.benchmark.record import RunRecord
 from signforge.benchmark.summary import Summary
@@ -17,8 +18,12 @@ def report_markdown(summary: Summary, record: RunRecord) -> str:
     """The whole of results.md, verdict first."""
     fidelity = [fidelity_note(record)]
     if record.fidelity is not None:
-        table = fidelity_table(record.fidelity, record.dataset["class_names"])
+        real_macro = real_macro_accuracy(summary, record)
+        table = fidelity_table(record.fidelity, record.dataset["class_names"], real_macro)
         fidelity.insert(0, table_markdown(table))
+    of_classes = fidelity_class_table(summary, record)
+    if of_classes is not None:
+        fidelity += ["### Fidelity of each class", table_markdown(of_classes)]
     environment = environment_lines(record)
     if record.environment.get("command"):
         environment.append(f"To repeat: `{record.environment['command']}`")

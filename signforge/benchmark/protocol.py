@@ -3,9 +3,15 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from signforge.benchmark.budget import left_out
 from signforge.benchmark.record import RunRecord
 from signforge.benchmark.summary import ArmSummary
 from signforge.environment import hardware_line
+
+OLD_FIDELITY = (
+    "Figures of each class, precision, recall, density, coverage and memorisation were not "
+    "measured in this run."
+)
 
 
 def protocol_lines(record: RunRecord, arms: Sequence[ArmSummary]) -> list[str]:
@@ -28,6 +34,9 @@ def protocol_lines(record: RunRecord, arms: Sequence[ArmSummary]) -> list[str]:
         "The verdict puts two remedies to the test, the best without and the best with a "
         "generator, chosen by macro accuracy on validation.",
     ]
+    less = left_out(config)
+    if less is not None:
+        lines.append(less)
     seeds = {arm.arm: arm.seeds for arm in arms}
     planned = config.benchmark.seeds
     short = [f"{arm} {len(found)} of {planned}" for arm, found in seeds.items()]
@@ -43,16 +52,60 @@ def protocol_lines(record: RunRecord, arms: Sequence[ArmSummary]) -> list[str]:
 
 
 def fidelity_note(record: RunRecord) -> str:
-    """What the fidelity table was measured with, or why there is none."""
+    """What the fidelity tables were measured with and are to be read, or why there is none."""
     fidelity = record.fidelity
     if fidelity is None:
         none = record.dataset["generator"] is None
         return "No generator took part." if none else "Not measured in this run."
-    return (
+    lines = [
         f"{fidelity['n']:,} samples against as many validation images, with their labels; the "
         f"floor is as many training images of other groups. Extractor: {fidelity['extractor']}, "
         "trained on the training split alone, SHA-256 "
-        f"`{fidelity['extractor_sha256'][:12]}`."
+        f"`{fidelity['extractor_sha256'][:12]}`.",
+        *(_coverage_lines(fidelity) if "per_class" in fidelity else [OLD_FIDELITY]),
+        _cas_line(fidelity),
+        _inception_line(fidelity),
+    ]
+    return " ".join(lines)
+
+
+def _coverage_lines(fidelity: Mapping[str, Any]) -> list[str]:
+    memorization = fidelity["memorization"]["features"]
+    lines = [
+        "“Too near”: samples nearer to a training image of their class than "
+        f"{100 * (1 - memorization['quantile']):.0f} % of the validation images are, which other "
+        "groups show; figures far above the real ones mean copies or plain average looks.",
+    ]
+    coverage = fidelity["coverage"]
+    if coverage:
+        lines.insert(
+            0,
+            "Precision, recall, density and coverage by balls that reach to the "
+            f"{coverage['samples']['k']}th nearest image of another group.",
+        )
+    else:
+        lines.insert(0, "Too few groups for precision, recall, density and coverage.")
+    return lines
+
+
+def _cas_line(fidelity: Mapping[str, Any]) -> str:
+    cas = fidelity.get("cas")
+    if cas is None:
+        return "No classification accuracy score in this run."
+    return (
+        f"Classification accuracy score: {cas['steps']:,} steps on samples alone, new ones each "
+        "epoch, then validation; its real side is the arm `real`, mean over its seeds."
+    )
+
+
+def _inception_line(fidelity: Mapping[str, Any]) -> str:
+    inception = fidelity.get("inception")
+    if inception is None:
+        return "No Inception FID, for its weights or torch-fidelity were not at hand."
+    unknown = "" if inception["known_weights"] else "unknown, not those of published FIDs, "
+    return (
+        f"Inception distances: {inception['n']:,} images a side, resized as torchmetrics does; "
+        f"weights: {unknown}SHA-256 `{inception['weights_sha256'][:12]}`."
     )
 
 

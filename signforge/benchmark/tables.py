@@ -82,7 +82,7 @@ def arms_table(summary: Summary) -> Table:
                 f"{arm.classifier_seconds:,.0f}",
             ]
         )
-    return _without_empty_columns(Table("Arms", tuple(header), tuple(map(tuple, rows))))
+    return without_empty_columns(Table("Arms", tuple(header), tuple(map(tuple, rows))))
 
 
 def accuracy_table(summary: Summary) -> Table:
@@ -122,7 +122,7 @@ def cost_table(summary: Summary) -> Table:
             for parts in [(arm.gan_seconds, arm.gate_seconds, arm.classifier_seconds)]
         ),
     )
-    return _without_empty_columns(table)
+    return without_empty_columns(table)
 
 
 def counts_table(summary: Summary) -> Table:
@@ -167,7 +167,7 @@ def synthetic_table(summary: Summary, record: RunRecord) -> Table | None:
             (
                 f"{label} {summary.class_names[label]}",
                 f"{summary.train_counts[label]:,}",
-                *(_share(shares[label]) for shares in found.values()),
+                *(share_text(shares[label]) for shares in found.values()),
                 *(f"{counts[label]:,.0f}" for counts in stand_ins.values()),
             )
             for label in rare_first(summary)
@@ -200,29 +200,58 @@ def class_table(summary: Summary) -> Table:
     )
 
 
-def fidelity_table(fidelity: Mapping[str, Any], class_names: Sequence[str]) -> Table:
-    """Samples beside the best that real images reach; ``fidelity`` as in fidelity.json."""
+def fidelity_table(
+    fidelity: Mapping[str, Any], class_names: Sequence[str], real_macro: float | None = None
+) -> Table:
+    """Samples beside the best that real images reach; ``fidelity`` as in fidelity.json.
+
+    Rows of parts that were not measured are left out. real_macro: of the arm ``real`` on
+    validation, which the classification accuracy score is read against.
+    """
     worst = class_names[fidelity["worst_class"]]
     ratio = fidelity["fd_ratio"]
-    return Table(
-        title="Fidelity",
-        header=("metric", "synthetic", "real against real"),
-        rows=(
-            (fidelity["metric_name"], f"{fidelity['fd']:.3f}", f"{fidelity['fd_floor']:.3f}"),
-            ("Frechet distance / floor", MISSING if ratio is None else f"{ratio:.2f}", "1.00"),
-            ("KID x 1000", f"{1e3 * fidelity['kid']:.2f}", f"{1e3 * fidelity['kid_floor']:.2f}"),
-            (
-                "label agreement, mean over classes %",
-                f"{100 * fidelity['macro_label_agreement']:.1f}",
-                f"{100 * fidelity['real_label_agreement']:.1f}",
-            ),
-            (
-                f"label agreement of the worst class ({worst}) %",
-                f"{100 * fidelity['worst_class_label_agreement']:.1f}",
-                MISSING,
-            ),
+    rows: list[tuple[str, ...]] = [
+        (fidelity["metric_name"], f"{fidelity['fd']:.3f}", f"{fidelity['fd_floor']:.3f}"),
+        ("Frechet distance / floor", MISSING if ratio is None else f"{ratio:.2f}", "1.00"),
+        ("KID x 1000", f"{1e3 * fidelity['kid']:.2f}", f"{1e3 * fidelity['kid_floor']:.2f}"),
+    ]
+    classes = fidelity.get("per_class")
+    if classes:
+        means = [_mean(classes[key]) for key in ("fd", "fd_floor")]
+        rows.append(("Frechet distance within a class, mean", *(_decimals(mean) for mean in means)))
+    coverage = fidelity.get("coverage")
+    if coverage:
+        sides = coverage["samples"], coverage["floor"]
+        rows += [
+            (name, *(f"{side[name]:.3f}" for side in sides))
+            for name in ("precision", "recall", "density", "coverage")
+        ]
+    rows += [
+        (
+            "label agreement, mean over classes %",
+            share_text(fidelity["macro_label_agreement"]),
+            share_text(fidelity["real_label_agreement"]),
         ),
-    )
+        (
+            f"label agreement of the worst class ({worst}) %",
+            share_text(fidelity["worst_class_label_agreement"]),
+            MISSING,
+        ),
+    ]
+    cas = fidelity.get("cas")
+    if cas:
+        title = "classification accuracy score (trained on samples alone), macro %"
+        rows.append((title, share_text(cas["macro_accuracy"]), share_text(real_macro)))
+    for space, found in (fidelity.get("memorization") or {}).items():
+        title = f"nearer to a training image than most unseen real ones, by {space} %"
+        rows.append((title, share_text(found["macro_share"]), share_text(found["quantile"])))
+    inception = fidelity.get("inception")
+    if inception:
+        fids = (f"{inception[key]:.2f}" for key in ("fid", "fid_floor"))
+        kids = (f"{1e3 * inception[key]:.2f}" for key in ("kid", "kid_floor"))
+        rows.append((f"fid_inception_{inception['n']}", *fids))
+        rows.append((f"kid_inception_{inception['n']} x 1000", *kids))
+    return Table("Fidelity", ("metric", "synthetic", "real against real"), tuple(rows))
 
 
 def results_csv(summary: Summary) -> str:
@@ -251,7 +280,7 @@ def results_csv(summary: Summary) -> str:
     return text.getvalue()
 
 
-def _without_empty_columns(table: Table) -> Table:
+def without_empty_columns(table: Table) -> Table:
     """Without the columns of figures that hold nothing."""
     keep = [
         column
@@ -281,5 +310,15 @@ def gain_text(gain: Gain | None) -> str:
     return f"{points(gain.mean)} ({points(gain.low)} to {points(gain.high)})"
 
 
-def _share(value: float | None) -> str:
+def share_text(value: float | None) -> str:
+    """``0.5`` -> ``"50.0"``, in percent."""
     return MISSING if value is None else f"{100 * value:.1f}"
+
+
+def _decimals(value: float | None) -> str:
+    return MISSING if value is None else f"{value:.3f}"
+
+
+def _mean(values: Sequence[float | None]) -> float | None:
+    known = [value for value in values if value is not None]
+    return sum(known) / len(known) if known else None

@@ -69,10 +69,9 @@ class SampledImages(Dataset[tuple[Tensor, int]]):
         *,
         seed: int,
         fresh: bool,
-        track: Track = no_progress,
     ) -> None:
         self.sampler, self.labels = sampler, labels
-        self.seed, self.fresh, self.track = seed, fresh, track
+        self.seed, self.fresh = seed, fresh
         self.drawn_epoch: int | None = None
         self.images = torch.empty(0, dtype=torch.uint8)
 
@@ -80,7 +79,7 @@ class SampledImages(Dataset[tuple[Tensor, int]]):
         epoch = epoch if self.fresh else 0
         if epoch != self.drawn_epoch:
             seed = derive_seed(self.seed, epoch)
-            self.images = draw_samples(self.sampler, self.labels, seed, self.track)
+            self.images = draw_samples(self.sampler, self.labels, seed)
             self.drawn_epoch = epoch
 
     def __len__(self) -> int:
@@ -148,7 +147,8 @@ def synthetic_accuracy(
             f"training images have {train.num_classes} at {train.resolution}."
         )
     labels = sampling_labels(train.class_counts, class_prior)
-    samples = SampledImages(sampler, labels, seed=seed, fresh=fresh, track=track)
+    # Drawn in the middle of the training, whose progress is already shown.
+    samples = SampledImages(sampler, labels, seed=seed, fresh=fresh)
     return _accuracy_of_training_on(samples, train, reference, config, seed, track)
 
 

@@ -14,7 +14,9 @@ from signforge.data.images import UNKNOWN_GROUP
 from signforge.errors import SignforgeError
 
 BLOCK_ROWS = 1024
-"""Rows of a distance matrix held at a time."""
+"""Rows of a distance matrix held at a time ..."""
+BLOCK_VALUES = 2**24
+"""... or fewer, so that no more distances than these (128 MiB) are held."""
 TIE = 1e-12
 """A fake this far outside a ball still counts as inside (squared, relative to the largest squared
 distance from the real mean): rounding must not decide about points that lie on the edge."""
@@ -137,6 +139,29 @@ def compare_balls(real: Balls, fake: Balls) -> CoverageReport:
     )
 
 
+def class_coverage(
+    real: Balls, real_labels: Tensor, fake: Tensor, fake_labels: Tensor, num_classes: int
+) -> tuple[float | None, ...]:
+    """Coverage (Naeem et al. 2020, eq. 4) of each class: balls that hold a fake of their own class.
+
+    real: balls of all classes together, so that a class that shows a single physical sign has
+        balls too: they reach to the k-th nearest image of another sign, of whatever class.
+    real_labels, fake_labels: int64 (N,), (M,). fake: float (M, D). None where a class lacks real
+    images or fakes.
+    """
+    fakes = fake.double()
+    slack = TIE * float((real.centres - real.centres.mean(dim=0)).square().sum(dim=1).max())
+    shares: list[float | None] = []
+    for label in range(num_classes):
+        own, drawn = real_labels == label, fakes[fake_labels == label]
+        if not bool(own.any()) or len(drawn) == 0:
+            shares.append(None)
+            continue
+        squared = nearest_distances(real.centres[own], drawn)[0].square()
+        shares.append(float((squared <= real.squared_radii[own] + slack).double().mean()))
+    return tuple(shares)
+
+
 def nearest_distances(queries: Tensor, gallery: Tensor) -> tuple[Tensor, Tensor]:
     """Distance float64 (N,) from each of (N, D) to the nearest of (M, D), and its row int64 (N,).
 
@@ -156,7 +181,8 @@ def _blocks(x: Tensor, y: Tensor) -> Iterator[tuple[int, Tensor]]:
     middle = y.mean(dim=0)  # small norms keep what the subtraction below would lose
     x, y = x - middle, y - middle
     y_norms = y.square().sum(dim=1)
-    for start in range(0, len(x), BLOCK_ROWS):
-        rows = x[start : start + BLOCK_ROWS]
+    height = max(min(BLOCK_ROWS, BLOCK_VALUES // max(len(y), 1)), 1)
+    for start in range(0, len(x), height):
+        rows = x[start : start + height]
         squared = torch.addmm(y_norms[None, :], rows, y.T, alpha=-2)
         yield start, squared.add_(rows.square().sum(dim=1, keepdim=True)).clamp_(min=0)

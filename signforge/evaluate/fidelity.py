@@ -21,7 +21,9 @@ from signforge.seeds import derive_seed
 
 SAMPLES_PER_CALL = 512
 KERNEL_ROWS = 1024
-"""Rows of the kernel matrix held at a time."""
+"""Rows of the kernel matrix held at a time ..."""
+KERNEL_VALUES = 2**24
+"""... or fewer, so that no more values than these (128 MiB) are held."""
 
 
 @dataclass(frozen=True)
@@ -82,6 +84,25 @@ class FidelityReport:
         """JSON-ready: one key a field, and ``metric_name``."""
         values = {**asdict(self), "per_class_label_agreement": list(self.per_class_label_agreement)}
         return {"metric_name": self.metric_name, **values}
+
+
+@dataclass(frozen=True, eq=False)
+class JudgedImages:
+    """Samples and real images with the same labels, as an extractor sees them.
+
+    labels: int64 (N,), of reference images and samples. samples: uint8 (N, 3, R, R).
+    floor_rows: int64 (N,), training images of the floor, as many of each class, ordered by class.
+    real, fake, floor: float32 (N, D) features. real_logits, fake_logits: float32 (N, C).
+    """
+
+    labels: Tensor
+    samples: Tensor
+    floor_rows: Tensor
+    real: Tensor
+    fake: Tensor
+    floor: Tensor
+    real_logits: Tensor
+    fake_logits: Tensor
 
 
 def feature_statistics(features: Tensor) -> FeatureStatistics:
@@ -158,20 +179,62 @@ def fidelity_report(
 
     Raises SignforgeError where classes or resolutions differ or ``reference`` lacks a class.
     """
+    judged = judge_images(sampler, extractor, reference, train, seed=seed, track=track)
+    return report_on(judged, sampler, extractor, seed=seed)
+
+
+def judge_images(
+    sampler: ClassConditionalSampler,
+    extractor: FeatureExtractor,
+    reference: LabeledImages,
+    train: LabeledImages,
+    *,
+    seed: int,
+    train_features: Tensor | None = None,
+    track: Track = no_progress,
+) -> JudgedImages:
+    """Samples, reference and floor, as ``fidelity_report`` compares them, seen by ``extractor``.
+
+    train_features: of all of ``train`` by the same extractor, where they are there already.
+
+    Raises SignforgeError as ``fidelity_report`` does.
+    """
     _require_same_classes(sampler, extractor, reference, train)
     samples = draw_samples(sampler, reference.labels, seed, track)
     rng = torch.Generator().manual_seed(derive_seed(seed, 1))
-    others = train.images[same_labels(train, reference.class_counts, rng)]
-
+    floor_rows = same_labels(train, reference.class_counts, rng)
     real, real_logits = extractor.features_and_logits(reference.images, track)
     fake, fake_logits = extractor.features_and_logits(samples, track)
-    floor = extractor.features(others, track)
+    if train_features is None:
+        floor = extractor.features(train.images[floor_rows], track)
+    else:
+        floor = train_features[floor_rows]
+    return JudgedImages(
+        labels=reference.labels,
+        samples=samples,
+        floor_rows=floor_rows,
+        real=real,
+        fake=fake,
+        floor=floor,
+        real_logits=real_logits,
+        fake_logits=fake_logits,
+    )
 
-    agreement = label_agreement(fake_logits, reference.labels, reference.num_classes)
-    ceiling = label_agreement(real_logits, reference.labels, reference.num_classes)
+
+def report_on(
+    judged: JudgedImages,
+    sampler: ClassConditionalSampler,
+    extractor: FeatureExtractor,
+    *,
+    seed: int,
+) -> FidelityReport:
+    """The figures of images that ``judge_images`` drew with the same arguments."""
+    real, fake, floor = judged.real, judged.fake, judged.floor
+    agreement = label_agreement(judged.fake_logits, judged.labels, sampler.num_classes)
+    ceiling = label_agreement(judged.real_logits, judged.labels, sampler.num_classes)
     fd, fd_floor = frechet_distance(real, fake), frechet_distance(real, floor)
     return FidelityReport(
-        n=len(reference),
+        n=len(judged.labels),
         fd=fd,
         fd_floor=fd_floor,
         fd_ratio=fd / fd_floor if fd_floor > 0 else None,
@@ -265,8 +328,9 @@ def _require_same_classes(
 def _kernel_sum(x: Tensor, y: Tensor) -> float:
     """Sum of the kernel matrix, a block of rows at a time."""
     total = 0.0
-    for start in range(0, len(x), KERNEL_ROWS):
-        rows = x[start : start + KERNEL_ROWS]
+    height = max(min(KERNEL_ROWS, KERNEL_VALUES // len(y)), 1)
+    for start in range(0, len(x), height):
+        rows = x[start : start + height]
         total += float((rows @ y.T / x.shape[1] + 1).pow_(3).sum())
     return total
 

@@ -4,6 +4,7 @@ The control is the idea of Meehan et al. 2020 (2004.05675): unseen real images l
 distance from the training images too, and samples should not lie closer.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -65,19 +66,22 @@ def memorization_report(
     control_labels: Tensor,
     *,
     quantile: float = 0.05,
+    as_rows: Callable[[Tensor], Tensor] = lambda values: values,
 ) -> MemorizationReport:
     """Samples against the training images, beside unseen real images against the same.
 
     samples, train, control: float (N, D), (M, D), (K, D), all by one extractor or all by
         ``pixels``; their labels int64. control: real images of other physical signs than train
         shows, such as a validation split cut by group.
+    as_rows: turns what is given into such rows, a class at a time; with ``pixels`` the images
+        themselves may be given, uint8 (N, 3, R, R), and are never all held as floats.
 
     Raises SignforgeError for a quantile outside (0, 1) and a class that one of the sets lacks.
     """
     if not 0 < quantile < 1:
         raise SignforgeError(f"The control's quantile must lie between 0 and 1, got {quantile}.")
-    found = nearest_in_class(samples, sample_labels, train, train_labels)
-    unseen = nearest_in_class(control, control_labels, train, train_labels).distances
+    found = nearest_in_class(samples, sample_labels, train, train_labels, as_rows)
+    unseen = nearest_in_class(control, control_labels, train, train_labels, as_rows).distances
     num_classes = 1 + max(int(labels.max()) for labels in (sample_labels, control_labels))
     shares, ratios = [], []
     for label in range(num_classes):
@@ -104,9 +108,15 @@ def memorization_report(
 
 
 def nearest_in_class(
-    queries: Tensor, labels: Tensor, train: Tensor, train_labels: Tensor
+    queries: Tensor,
+    labels: Tensor,
+    train: Tensor,
+    train_labels: Tensor,
+    as_rows: Callable[[Tensor], Tensor] = lambda values: values,
 ) -> Neighbours:
     """For float (N, D) queries the nearest of (M, D) training rows among those of their class.
+
+    as_rows: see ``memorization_report``.
 
     Raises SignforgeError for a class that has queries and no training row.
     """
@@ -117,7 +127,7 @@ def nearest_in_class(
         members = (train_labels == label).nonzero().flatten()
         if len(members) == 0:
             raise SignforgeError(f"There is no training image of class {label} to compare with.")
-        near, places = nearest_distances(queries[asked], train[members])
+        near, places = nearest_distances(as_rows(queries[asked]), as_rows(train[members]))
         distances[asked], indices[asked] = near, members[places]
     return Neighbours(distances, indices)
 

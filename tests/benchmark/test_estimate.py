@@ -3,6 +3,7 @@ import json
 import pytest
 
 from signforge.benchmark.estimate import dry_run, duration
+from signforge.benchmark.folder import write_json
 from signforge.benchmark.runner import GATE, run_benchmark
 from signforge.errors import SignforgeError
 
@@ -23,11 +24,14 @@ def test_a_plan_names_what_would_be_done_and_writes_nothing(config, splits, samp
     assert plan.gan_kimg is None
     assert plan.gan_seconds == 0
     assert plan.classifier_seconds > 0
-    assert plan.total_seconds == pytest.approx(plan.extractor_seconds + 6 * plan.classifier_seconds)
+    assert plan.fidelity_seconds > 0
+    shared = plan.extractor_seconds + plan.fidelity_seconds
+    assert plan.total_seconds == pytest.approx(shared + 6 * plan.classifier_seconds)
     text = "\n".join(plan.lines)
     assert "190 images to train on (6 to 120 a class, imbalance ratio 20.0)" in text
     assert "Balancing adds 290 images and leaves 120 a class." in text
     assert "6 (real, oversample, synthetic with seeds 0, 1), test_resnet, 3 steps of 16" in text
+    assert "Fidelity of the generator: " in text
     assert str(run_dir) in text
     assert "GAN:" not in text
     assert "Gate" not in text
@@ -49,7 +53,7 @@ def test_the_gate_counts_until_it_is_there(config, splits, sampler, tmp_path):
     gated = config.model_copy(update={"balance": balance})
     plan = dry_run(gated, splits, tmp_path, sampler=sampler)
     assert plan.gate_seconds > 0
-    shared = plan.gate_seconds + plan.extractor_seconds
+    shared = plan.gate_seconds + plan.extractor_seconds + plan.fidelity_seconds
     assert plan.total_seconds == pytest.approx(shared + 6 * plan.classifier_seconds)
     assert "Gate, which keeps bad samples out: " in "\n".join(plan.lines)
     (tmp_path / GATE).mkdir()
@@ -58,6 +62,21 @@ def test_the_gate_counts_until_it_is_there(config, splits, sampler, tmp_path):
     benchmark = config.benchmark.model_copy(update={"arms": ("real", "synthetic_ungated")})
     ungated = gated.model_copy(update={"benchmark": benchmark})
     assert dry_run(ungated, splits, tmp_path / "2", sampler=sampler).gate_seconds == 0
+
+
+def test_fidelity_counts_by_its_steps_and_until_it_is_measured(config, splits, sampler, tmp_path):
+    def planned(cas_steps):
+        benchmark = config.benchmark.model_copy(update={"cas_steps": cas_steps})
+        asked = config.model_copy(update={"benchmark": benchmark})
+        return dry_run(asked, splits, tmp_path, sampler=sampler).fidelity_seconds
+
+    assert planned(2000) > 10 * planned(0) > 0
+    found = {"sampler_fingerprint": sampler.fingerprint, "per_class": {}}
+    write_json(tmp_path / "fidelity.json", found)
+    assert planned(0) == 0
+    assert planned(20) > 0
+    write_json(tmp_path / "fidelity.json", {**found, "sampler_fingerprint": "other"})
+    assert planned(0) > 0
 
 
 def test_finished_jobs_are_not_counted_again(config, splits, tmp_path):

@@ -4,7 +4,8 @@ import pytest
 import torch
 
 from signforge.benchmark.fidelity import measure_fidelity
-from signforge.benchmark.folder import read_json
+from signforge.benchmark.folder import config_hash, read_json, write_json
+from signforge.errors import SignforgeError
 
 
 @pytest.fixture(scope="module")
@@ -37,3 +38,65 @@ def test_an_extractor_of_other_images_is_not_used_again(quick, splits, sampler, 
     second = measure_fidelity(quick, other, sampler, tmp_path)
     assert second["extractor_sha256"] != first["extractor_sha256"]
     assert read_json(tmp_path / "fidelity.json") == second
+
+
+def test_every_part_stands_in_the_file(quick, splits, sampler, tmp_path):
+    found = measure_fidelity(quick, splits, sampler, tmp_path)
+    assert set(found["coverage"]) == {"samples", "floor"}
+    assert all(len(found["per_class"][key]) == 4 for key in ("n", "fd", "kid_floor", "coverage"))
+    assert set(found["memorization"]) == {"features", "pixels"}
+    assert found["cas"]["steps"] == quick.classifier.steps
+    assert len(found["cas"]["per_class_recall"]) == 4
+    assert "inception" not in found
+
+
+def test_an_older_file_gains_what_it_lacks(quick, splits, sampler, tmp_path):
+    whole = measure_fidelity(quick, splits, sampler, tmp_path)
+    new = {"per_class", "coverage", "memorization", "cas"}
+    old = {key: value for key, value in whole.items() if key not in new}
+    write_json(tmp_path / "fidelity.json", old)
+    assert measure_fidelity(quick, splits, sampler, tmp_path) == whole
+
+
+def test_a_kill_costs_one_part(quick, splits, sampler, tmp_path, monkeypatch):
+    class Killed(Exception):  # noqa: N818
+        pass
+
+    def killed(*_args, **_kwargs):
+        raise Killed
+
+    with monkeypatch.context() as patch:
+        patch.setattr("signforge.benchmark.fidelity.synthetic_accuracy", killed)
+        with pytest.raises(Killed):
+            measure_fidelity(quick, splits, sampler, tmp_path)
+    kept = read_json(tmp_path / "fidelity.json")
+    assert "per_class" in kept
+    assert "cas" not in kept
+    monkeypatch.setattr("signforge.benchmark.fidelity.quality_report", killed)
+    resumed = measure_fidelity(quick, splits, sampler, tmp_path)
+    assert {key: value for key, value in resumed.items() if key != "cas"} == kept
+    assert resumed["cas"]["steps"] == quick.classifier.steps
+
+
+def test_the_score_follows_its_own_steps(quick, splits, sampler, tmp_path):
+    def asked(cas_steps):
+        benchmark = quick.benchmark.model_copy(update={"cas_steps": cas_steps})
+        return quick.model_copy(update={"benchmark": benchmark})
+
+    assert "cas" not in measure_fidelity(asked(0), splits, sampler, tmp_path)
+    assert measure_fidelity(asked(2), splits, sampler, tmp_path)["cas"]["steps"] == 2
+    assert measure_fidelity(asked(4), splits, sampler, tmp_path)["cas"]["steps"] == 4
+    assert measure_fidelity(asked(0), splits, sampler, tmp_path)["cas"]["steps"] == 4
+
+
+def test_weights_that_were_asked_for_must_be_there(quick, splits, sampler, tmp_path):
+    benchmark = quick.benchmark.model_copy(update={"inception_weights": "no/such.pth"})
+    asked = quick.model_copy(update={"benchmark": benchmark})
+    with pytest.raises(SignforgeError, match="no Inception weights at no/such"):
+        measure_fidelity(asked, splits, sampler, tmp_path)
+
+
+def test_what_is_measured_changes_no_row(config):
+    benchmark = {"cas_steps": 7, "inception_weights": "x", "inception_images": 9, "budget": "quick"}
+    other = config.model_copy(update={"benchmark": config.benchmark.model_copy(update=benchmark)})
+    assert config_hash(other) == config_hash(config)

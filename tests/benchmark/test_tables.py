@@ -1,7 +1,11 @@
 """Tables of text, from a benchmark that never ran."""
 
+import dataclasses
+
 import pytest
 
+from signforge.benchmark.class_fidelity_table import fidelity_class_table, real_macro_accuracy
+from signforge.benchmark.protocol import fidelity_note
 from signforge.benchmark.record import read_record
 from signforge.benchmark.summary import summarise_run
 from signforge.benchmark.tables import (
@@ -10,6 +14,7 @@ from signforge.benchmark.tables import (
     class_table,
     cost_table,
     counts_table,
+    fidelity_table,
     synthetic_table,
 )
 from support.benchmark_runs import CLASS_NAMES, write_run
@@ -100,3 +105,77 @@ def test_what_is_known_of_the_samples_of_each_class(run_dir, summary):
 
 def test_nothing_is_known_without_a_generator(old):
     assert synthetic_table(summarise_run(old), read_record(old)) is None
+
+
+@pytest.fixture(scope="module")
+def old_generative(tmp_path_factory):
+    """A generator measured when there were distances and label agreement alone."""
+    folder = tmp_path_factory.mktemp("old-fidelity")
+    write_run(folder, old=True, arms=("real", "synthetic"))
+    return folder
+
+
+def test_each_figure_of_fidelity_stands_beside_its_floor(run_dir, summary):
+    record = read_record(run_dir)
+    real = real_macro_accuracy(summary, record)
+    assert real == summary.arms[0].val_macro_accuracy.mean
+    table = fidelity_table(record.fidelity, summary.class_names, real)
+    rows = {row[0]: row[1:] for row in table.rows}
+    assert rows["fd_test_480"] == ("2.000", "1.000")
+    assert rows["Frechet distance within a class, mean"] == ("3.000", "1.500")
+    assert rows["coverage"] == ("0.700", "0.950")
+    assert rows["precision"] == ("0.900", "0.900")
+    score = "classification accuracy score (trained on samples alone), macro %"
+    assert rows[score] == ("62.5", f"{100 * real:.1f}")
+    near = "nearer to a training image than most unseen real ones, by features %"
+    assert rows[near] == ("12.5", "5.0")
+    assert rows["fid_inception_400"] == ("31.50", "12.25")
+    assert rows["kid_inception_400 x 1000"] == ("4.00", "2.00")
+
+
+def test_fidelity_of_classes_stands_from_rare_to_frequent(run_dir, summary):
+    table = fidelity_class_table(summary, read_record(run_dir))
+    assert [row[0][0] for row in table.rows] == ["3", "2", "1", "0"]
+    last = dict(zip(table.header, table.rows[-1], strict=True))
+    assert last["train images"] == "400"
+    assert (last["FD"], last["FD floor"]) == ("3.00", "1.50")
+    assert (last["KID x 1000"], last["KID floor"]) == ("3.00", "1.00")
+    assert (last["agreement %"], last["real %"]) == ("50.0", "90.0")
+    assert (last["coverage %"], last["coverage floor %"], last["too near %"]) == (
+        *("60.0", "80.0"),
+        "12.5",
+    )
+    assert last["recall from samples alone %"] == "62.5"
+    assert dict(zip(table.header, table.rows[0], strict=True))["KID x 1000"] == "-"
+
+
+def test_the_score_needs_a_real_arm_of_as_many_steps(run_dir, summary):
+    record = read_record(run_dir)
+    fewer = {**record.fidelity, "cas": {**record.fidelity["cas"], "steps": 5}}
+    assert real_macro_accuracy(summary, dataclasses.replace(record, fidelity=fewer)) is None
+
+
+def test_what_an_old_run_did_not_measure_is_said(old_generative):
+    summary, record = summarise_run(old_generative), read_record(old_generative)
+    table = fidelity_table(record.fidelity, summary.class_names)
+    assert len(table.rows) == 5
+    assert fidelity_class_table(summary, record) is None
+    assert real_macro_accuracy(summary, record) is None
+    note = fidelity_note(record)
+    assert "coverage and memorisation were not measured in this run." in note
+    assert "No classification accuracy score" in note
+    assert "No Inception FID" in note
+
+
+def test_unknown_inception_weights_are_said(run_dir):
+    record = read_record(run_dir)
+    note = fidelity_note(record)
+    assert "weights: unknown, not those of published FIDs, SHA-256 `bbbbbbbbbbbb`" in note
+    assert "2,000 steps on samples alone" in note
+    known = {
+        **record.fidelity,
+        "inception": {**record.fidelity["inception"], "known_weights": True},
+    }
+    assert "unknown" not in fidelity_note(dataclasses.replace(record, fidelity=known))
+    few = {**record.fidelity, "coverage": None}
+    assert "Too few groups" in fidelity_note(dataclasses.replace(record, fidelity=few))

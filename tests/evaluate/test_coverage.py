@@ -11,6 +11,7 @@ from torch import Tensor
 from signforge.data.images import UNKNOWN_GROUP
 from signforge.errors import SignforgeError
 from signforge.evaluate.coverage import (
+    class_coverage,
     compare_balls,
     coverage_report,
     nearest_distances,
@@ -60,6 +61,8 @@ def test_blocks_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     real, fake = cloud(50), cloud(37, seed=1, shift=0.5)
     expected = coverage_report(real, fake, k=3)
     monkeypatch.setattr("signforge.evaluate.coverage.BLOCK_ROWS", 7)
+    assert coverage_report(real, fake, k=3) == expected
+    monkeypatch.setattr("signforge.evaluate.coverage.BLOCK_VALUES", 60)
     assert coverage_report(real, fake, k=3) == expected
 
 
@@ -176,6 +179,23 @@ def test_nearest_distances_agree_with_sklearn() -> None:
     expected, places = neighbours.kneighbors(queries.double().numpy())
     np.testing.assert_allclose(distances.numpy(), expected[:, 0], rtol=1e-9)
     assert indices.tolist() == places[:, 0].tolist()
+
+
+def test_class_coverage_is_coverage_by_the_equation_within_classes() -> None:
+    real, fake = cloud(60, seed=5), cloud(45, seed=6, shift=0.3)
+    labels, fake_labels = torch.arange(60) % 4, torch.arange(45) % 3
+    found = class_coverage(neighbour_balls(real, k=3), labels, fake, fake_labels, 5)
+    x, y = real.double().numpy(), fake.double().numpy()
+    distances, _ = NearestNeighbors(n_neighbors=3, algorithm="brute").fit(x).kneighbors()
+    for label in range(3):
+        own = labels.numpy() == label
+        between = np.sqrt(((x[own][:, None] - y[fake_labels.numpy() == label][None]) ** 2).sum(-1))
+        held = (between <= distances[own, -1][:, None]).any(axis=1)
+        assert found[label] == pytest.approx(float(held.mean()))
+    assert 0 < found[0] < 1
+    assert found[3:] == (None, None)  # no fakes, no real images
+    alone = class_coverage(neighbour_balls(real, k=3), torch.zeros(60), fake, torch.zeros(45), 1)
+    assert alone[0] == coverage_report(real, fake, k=3).coverage
 
 
 def test_unfit_input_is_one_sentence() -> None:

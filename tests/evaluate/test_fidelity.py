@@ -136,6 +136,8 @@ def test_kid_agrees_with_the_formula(monkeypatch: pytest.MonkeyPatch) -> None:
     assert kid(real, fake) == pytest.approx(expected, rel=1e-9)
     monkeypatch.setattr("signforge.evaluate.fidelity.KERNEL_ROWS", 5)
     assert kid(real, fake) == pytest.approx(expected, rel=1e-9)
+    monkeypatch.setattr("signforge.evaluate.fidelity.KERNEL_VALUES", 1)
+    assert kid(real, fake) == pytest.approx(expected, rel=1e-9)
 
 
 def test_kid_agrees_with_torchmetrics() -> None:

@@ -59,7 +59,7 @@ def write_run(
     command = "signforge benchmark --data 'a <i>b</i>' && true"
     write_json(folder / "environment.json", {**environment, "command": command})
     if has_generator:
-        write_json(folder / "fidelity.json", _fidelity(num_classes, generator_fingerprint))
+        write_json(folder / "fidelity.json", _fidelity(num_classes, generator_fingerprint, old=old))
 
     target = np.repeat(np.arange(num_classes), TEST_IMAGES).astype(np.int16)
     write_target(folder, target)
@@ -134,8 +134,8 @@ def _dataset(class_names: Sequence[str], fingerprint: str, *, old: bool) -> dict
     return dataset
 
 
-def _fidelity(num_classes: int, fingerprint: str) -> dict[str, Any]:
-    return {
+def _fidelity(num_classes: int, fingerprint: str, *, old: bool) -> dict[str, Any]:
+    first = {
         "metric_name": "fd_test_480",
         "n": 480,
         "fd": 2.0,
@@ -152,4 +152,38 @@ def _fidelity(num_classes: int, fingerprint: str) -> dict[str, Any]:
         "extractor_sha256": "a" * 64,
         "sampler_fingerprint": fingerprint,
         "seed": 0,
+    }
+    if old:
+        return first
+    side = {"precision": 0.9, "recall": 0.8, "density": 1.1, "coverage": 0.7, "k": 5}
+    near = {"quantile": 0.05, "macro_share": 0.125, "per_class_share": [0.125] * num_classes}
+    return {
+        **first,
+        "per_class": {
+            "n": [TEST_IMAGES] * num_classes,
+            "label_agreement": first["per_class_label_agreement"],
+            "real_label_agreement": [0.9] * num_classes,
+            "fd": [3.0] * num_classes,
+            "fd_floor": [1.5] * num_classes,
+            "kid": [0.003, *([None] * (num_classes - 1))],
+            "kid_floor": [0.001, *([None] * (num_classes - 1))],
+            "coverage": [0.6] * num_classes,
+            "coverage_floor": [0.8] * num_classes,
+        },
+        "coverage": {"samples": side, "floor": {**side, "coverage": 0.95}},
+        "memorization": {"features": near, "pixels": {**near, "macro_share": 0.0}},
+        "cas": {
+            "macro_accuracy": 0.625,
+            "per_class_recall": [0.625] * num_classes,
+            "steps": 2000,
+        },
+        "inception": {
+            "n": 400,
+            "fid": 31.5,
+            "fid_floor": 12.25,
+            "kid": 0.004,
+            "kid_floor": 0.002,
+            "weights_sha256": "b" * 64,
+            "known_weights": False,
+        },
     }
