@@ -18,7 +18,12 @@ def describe_dataset(
     generator = None
     if sampler is not None:
         generator = {"fingerprint": sampler.fingerprint, "seconds": gan_seconds}
-        if isinstance(sampler, GanSampler):
+        if not isinstance(sampler, GanSampler):
+            notes.append(
+                "The generator is not one of signforge's: nothing tells which images it was made "
+                "from, so arms that use it may know more than the others."
+            )
+        else:
             generator["train_fingerprint"] = sampler.card.train_fingerprint
             generator["seen_kimg"] = sampler.card.seen_kimg
             if sampler.card.train_fingerprint != splits.train.fingerprint:

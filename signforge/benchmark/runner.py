@@ -1,11 +1,12 @@
 """Arms x seeds -> rows: every arm trains as many steps, from the same weights, and is tested once.
 
-Jobs run behind one small interface (``RunJobs``); the one here runs them one after another in
-this process, a cluster engine can take its place.
+Jobs run behind one small interface (``Executor``); the one here runs them one after another in
+this process, a plugin can run them elsewhere. What an executor runs writes nothing: all files are
+written here, by the one process that asked for the rows.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
@@ -72,11 +73,15 @@ class JobResult:
     predictions: npt.NDArray[np.int16]
 
 
-RunJobs = Callable[[Sequence[Job], Callable[[Job], JobResult]], Iterator[JobResult]]
-"""Runs the function on every job, anywhere and in any order, and yields results as they come."""
+Work = Callable[[Job], JobResult]
+"""Does one job; may be pickled, and gives the same result wherever and however often it runs."""
+
+Executor = Callable[[Sequence[Job], Work], Iterator[JobResult]]
+"""Runs the work on every job, anywhere and in any order, and yields each result as it comes: what
+was yielded is kept if the process dies. Raises what the work raises."""
 
 
-def run_in_process(jobs: Sequence[Job], work: Callable[[Job], JobResult]) -> Iterator[JobResult]:
+def run_in_process(jobs: Sequence[Job], work: Work) -> Iterator[JobResult]:
     """The executor for one machine: one job after another."""
     yield from map(work, jobs)
 
@@ -91,7 +96,7 @@ def run_benchmark(
     gan_seconds: float = 0.0,
     command: str = "",
     environment: Mapping[str, Any] | None = None,
-    run_jobs: RunJobs = run_in_process,
+    run_jobs: Executor | None = None,
     on_row: Callable[[Row], None] = lambda _row: None,
     track: Track = no_progress,
 ) -> list[Row]:
@@ -104,8 +109,9 @@ def run_benchmark(
     gan_seconds: what training the generator took, for the cost column of arms that use it.
     command: how to repeat this run, for the report.
     environment: as ``describe_environment`` makes it, which is the default.
+    run_jobs: where the classifiers are trained; None trains one after another in this process.
     on_row: called with each new row once it is on disk.
-    track: reports the steps of each classifier.
+    track: reports the steps of each classifier; with an executor, the classifiers that are done.
 
     Raises SignforgeError for an unknown arm or combination, an arm whose generator is missing or
     does not fit the data, and a folder that holds rows or a gate of another config.
@@ -152,9 +158,13 @@ def run_benchmark(
         gan_seconds=gan_seconds,
         gate=gate,
         environment=environment,
-        track=track,
     )
-    for result in run_jobs(missing, work):
+    if run_jobs is None:
+        results = run_in_process(missing, partial(work, track=track))
+    else:
+        done_elsewhere = run_jobs(missing, partial(_with_own_hardware, work=work))
+        results = track(done_elsewhere, "classifiers", len(missing))
+    for result in results:
         row = result.row
         # Predictions first: a row on disk vouches for them.
         write_predictions(run_dir, row["arm"], row["seed"], result.predictions)
@@ -225,6 +235,13 @@ def run_job(
         "finished_at": datetime.now(UTC).isoformat(timespec="seconds"),
     }
     return JobResult(row=row, predictions=preds.numpy().astype(np.int16))
+
+
+def _with_own_hardware(job: Job, *, work: Work) -> JobResult:
+    """The result of ``work``, its row naming the machine that it was done on."""
+    result = work(job)
+    hardware = describe_environment()["hardware"]
+    return replace(result, row={**result.row, "hardware": hardware})
 
 
 def check_generator(sampler: ClassConditionalSampler, train: LabeledImages) -> None:

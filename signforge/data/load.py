@@ -21,7 +21,9 @@ from signforge.data.images import LabeledSplits
 from signforge.data.kaggle import list_kaggle
 from signforge.data.listing import decode_listing
 from signforge.data.pickles import PICKLE_SUFFIXES, find_pickles, read_pickles
+from signforge.data.plugin_reader import read_plugin
 from signforge.errors import SignforgeError
+from signforge.plugins import parse_plugin_address
 from signforge.progress import Track, no_progress
 
 ACCEPTED = (
@@ -39,6 +41,7 @@ def load_splits(
 
     cache_dir: where decoded images are kept; default ``default_cache_folder()``. A folder that
         cannot be written costs time, not the run: a note says so.
+    A source ``plugin:NAME:ARGUMENT`` is read by the reader plugin of that name, and not cached.
     Image files that cannot be decoded are named in ``unreadable`` (such a load is not cached).
 
     Raises SignforgeError where the source does not exist, holds nothing that is recognised, or
@@ -50,6 +53,9 @@ def load_splits(
             {"source": "demo", "scale": config.demo_scale, "resolution": config.resolution}, []
         )
         return open_cached(cache_dir, key) or _keep(_draw_demo(config, track), cache_dir, key)
+    address = parse_plugin_address(config.source)
+    if address is not None:
+        return read_plugin(address, resolution=config.resolution)
     path = Path(config.source).expanduser()
     if not path.exists():
         raise SignforgeError(

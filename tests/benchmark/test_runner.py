@@ -74,7 +74,8 @@ def test_every_arm_and_seed_has_one_complete_row(finished, config, splits, sampl
     assert environment["command"] == "repeat me"
     dataset = json.loads((run_dir / "dataset.json").read_text())
     assert dataset["splits"]["train"]["class_counts"] == [120, 40, 24, 6]
-    assert dataset["notes"] == ["Squares are not signs."]
+    assert dataset["notes"][0] == "Squares are not signs."
+    assert "not one of signforge's" in dataset["notes"][1]
 
 
 def test_predictions_give_the_figures_of_the_rows_again(finished, splits):

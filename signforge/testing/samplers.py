@@ -1,20 +1,14 @@
 """The rules of ClassConditionalSampler as checks: run them on a sampler of your own.
 
 ``check_sampler`` is one call; ``ClassConditionalSamplerContract`` gives pytest one test a rule.
-pytest itself is not imported.
 """
 
-import random
-from typing import Any
-
-import numpy as np
 import torch
 from torch import Tensor
 
 from signforge.gan.sampler import ClassConditionalSampler
 from signforge.seeds import derive_seed
-
-__all__ = ["ClassConditionalSamplerContract", "check_sampler"]
+from signforge.testing.rules import random_states, require
 
 _NUM_IMAGES = 16
 _LARGEST_SEED = 2**63 - 1
@@ -90,12 +84,6 @@ class ClassConditionalSamplerContract:
         _check_fingerprint(sampler, self.num_images)
 
 
-def _require(condition: bool, sentence: str) -> None:
-    # Not `assert`, which `python -O` removes.
-    if not condition:
-        raise AssertionError(sentence)
-
-
 def _check_num_images(num_images: int) -> None:
     if num_images < 2:
         raise ValueError(f"num_images must be at least 2, got {num_images}.")
@@ -103,33 +91,33 @@ def _check_num_images(num_images: int) -> None:
 
 def _check_members(sampler: ClassConditionalSampler) -> None:
     for name in ("num_classes", "resolution", "class_names", "fingerprint", "sample"):
-        _require(
+        require(
             hasattr(sampler, name),
             f"{name} is missing: a {type(sampler).__name__} needs num_classes, resolution, "
             "class_names, fingerprint and sample(labels, seed).",
         )
     for name in ("num_classes", "resolution"):
         value: object = getattr(sampler, name)
-        _require(
+        require(
             isinstance(value, int) and not isinstance(value, bool) and value >= 1,
             f"{name} must be an int of at least 1, not {value!r}.",
         )
     names: object = sampler.class_names
-    _require(
+    require(
         isinstance(names, tuple) and all(isinstance(name, str) for name in names),
         f"class_names must be a tuple of str, not {names!r}.",
     )
-    _require(
+    require(
         len(sampler.class_names) in (0, sampler.num_classes),
         f"class_names holds {len(sampler.class_names)} names, but num_classes is "
         f"{sampler.num_classes}; give one name a class, or none at all.",
     )
     fingerprint: object = sampler.fingerprint
-    _require(
+    require(
         isinstance(fingerprint, str) and fingerprint != "",
         f"fingerprint must be a str that is not empty, not {fingerprint!r}.",
     )
-    _require(callable(sampler.sample), "sample must be a method that takes (labels, seed).")
+    require(callable(sampler.sample), "sample must be a method that takes (labels, seed).")
 
 
 def _check_images(sampler: ClassConditionalSampler, num_images: int) -> None:
@@ -146,7 +134,7 @@ def _check_order(sampler: ClassConditionalSampler, num_images: int) -> None:
         return
     labels = _mixed_labels(sampler, num_images)
     images = _draw(sampler, labels, 0).clone()
-    _require(
+    require(
         not torch.equal(images, _draw(sampler, labels.flip(0), 0)),
         "sample() gives the same images for the same labels in reverse, so it ignores labels or "
         "sorts them; image i must show labels[i].",
@@ -158,12 +146,12 @@ def _check_repeats(sampler: ClassConditionalSampler, num_images: int) -> None:
     images = _draw(sampler, labels, 1)
     kept = images.clone()
     again = _draw(sampler, labels, 1)
-    _require(
+    require(
         torch.equal(kept, again),
         "sample() gives other images for the same labels and seed; draw all its randomness from "
         "a generator made of seed alone.",
     )
-    _require(
+    require(
         images.untyped_storage().data_ptr() != again.untyped_storage().data_ptr(),
         "sample() returns the same memory twice, so that its images change under the caller's "
         "hands; return new memory each time.",
@@ -173,7 +161,7 @@ def _check_repeats(sampler: ClassConditionalSampler, num_images: int) -> None:
 def _check_variety(sampler: ClassConditionalSampler, num_images: int) -> None:
     for label in {0, sampler.num_classes - 1}:
         images = _draw(sampler, torch.full((num_images,), label), 0)
-        _require(
+        require(
             bool((images != images[:1]).any()),
             f"sample() draws one and the same image {num_images} times for class {label}; draw "
             "the randomness of each image anew.",
@@ -184,7 +172,7 @@ def _check_seeds(sampler: ClassConditionalSampler, num_images: int) -> None:
     labels = _mixed_labels(sampler, num_images)
     images = _draw(sampler, labels, 0).clone()
     for seed in (1, derive_seed(0), _LARGEST_SEED):
-        _require(
+        require(
             not torch.equal(images, _draw(sampler, labels, seed)),
             f"sample() gives the same images for seeds 0 and {seed}; draw its randomness from a "
             "generator made of seed, which lies in 0..2^63-1.",
@@ -193,13 +181,13 @@ def _check_seeds(sampler: ClassConditionalSampler, num_images: int) -> None:
 
 def _check_random_state(sampler: ClassConditionalSampler, num_images: int) -> None:
     labels = _mixed_labels(sampler, num_images)
-    before = _random_states()
+    before = random_states()
     # Two seeds: an earlier draw may have left the very state that the first of them sets.
     for seed in (0, 1):
         _draw(sampler, labels, seed)
-        after = _random_states()
+        after = random_states()
         for owner, state in before.items():
-            _require(
+            require(
                 state == after[owner],
                 f"sample() changes the global random state of {owner}; draw from a generator of "
                 "its own, such as torch.Generator().manual_seed(seed).",
@@ -210,7 +198,7 @@ def _check_labels_untouched(sampler: ClassConditionalSampler, num_images: int) -
     labels = _mixed_labels(sampler, num_images)
     given = labels.clone()
     sampler.sample(given, 0)
-    _require(
+    require(
         torch.equal(labels, given), "sample() modifies its argument labels; work on a copy of it."
     )
 
@@ -230,7 +218,7 @@ def _check_label_range(sampler: ClassConditionalSampler) -> None:
 def _check_fingerprint(sampler: ClassConditionalSampler, num_images: int) -> None:
     first = sampler.fingerprint
     _draw(sampler, _mixed_labels(sampler, num_images), 0)
-    _require(
+    require(
         sampler.fingerprint == first,
         "fingerprint changes from one reading to the next; it must stay while the images stay.",
     )
@@ -255,23 +243,10 @@ def _draw(sampler: ClassConditionalSampler, labels: Tensor, seed: int) -> Tensor
         raise AssertionError(f"sample() must return a Tensor, not a {type(images).__name__}.")
     side = sampler.resolution
     expected = (len(labels), 3, side, side)
-    _require(
+    require(
         tuple(images.shape) == expected,
         f"sample() must return shape {expected} for {asked}, not {tuple(images.shape)}.",
     )
-    _require(images.dtype == torch.uint8, f"sample() must return uint8, not {images.dtype}.")
-    _require(images.device.type == "cpu", f"sample() must return CPU memory, not {images.device}.")
+    require(images.dtype == torch.uint8, f"sample() must return uint8, not {images.dtype}.")
+    require(images.device.type == "cpu", f"sample() must return CPU memory, not {images.device}.")
     return images
-
-
-def _random_states() -> dict[str, Any]:
-    """The global random states as values that compare by ``==``."""
-    _, keys, position, has_gauss, gauss = np.random.get_state(legacy=True)  # noqa: NPY002
-    states: dict[str, Any] = {
-        "torch": torch.get_rng_state().tolist(),
-        "numpy": (np.asarray(keys).tolist(), position, has_gauss, gauss),
-        "random": random.getstate(),
-    }
-    if torch.cuda.is_initialized():  # type: ignore[no-untyped-call]
-        states["torch.cuda"] = [state.tolist() for state in torch.cuda.get_rng_state_all()]
-    return states
