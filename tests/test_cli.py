@@ -26,7 +26,7 @@ from support.cli_runner import Ran, run_cli
 HELP = Path(__file__).parent / "help"
 COMMANDS = (
     *("", "data", "data inspect", "train-cgan", "generate"),
-    *("plan", "export", "benchmark"),
+    *("plan", "export", "push", "benchmark", "plugins"),
 )
 COLORS = {"blue": (40, 60, 220), "green": (30, 200, 40), "red": (220, 30, 30), "[y] w": (210, 9, 9)}
 COUNTS = {"blue": 40, "green": 24, "red": 14, "[y] w": 8}
@@ -156,7 +156,7 @@ def test_every_command_has_json() -> None:
     root: Any = typer.main.get_command(app)
     data = root.commands["data"].commands
     leaves = [*data.values(), *(node for name, node in root.commands.items() if name != "data")]
-    assert len(leaves) == 6
+    assert len(leaves) == 8
     for leaf in leaves:
         assert any("--json" in param.opts for param in leaf.params), leaf.name
 

@@ -13,21 +13,28 @@ from signforge.benchmark.fidelity import measure_fidelity
 from signforge.benchmark.folder import Row
 from signforge.benchmark.gallery import most_changed, save_gallery
 from signforge.benchmark.report import write_summary
-from signforge.benchmark.runner import check_generator, run_benchmark
+from signforge.benchmark.runner import GATE, Executor, check_generator, run_benchmark
 from signforge.benchmark.summary import Summary, summarise_run
+from signforge.benchmark.tracking import track_benchmark
 from signforge.classify.losses import LDAM_SCALE
 from signforge.classify.model import build_classifier
 from signforge.config import Config
 from signforge.data.charts import save_image_grid
 from signforge.data.splits import PreparedSplits
 from signforge.errors import SignforgeError
+from signforge.evaluate.inception import find_inception_weights
 from signforge.evaluate.observed import TrainingDisplay, train_observed
+from signforge.files import remove_leftovers
 from signforge.gan.checkpoint import list_checkpoints
+from signforge.gan.open_sampler import open_sampler
 from signforge.gan.run import GRID_COLUMNS, GRID_SEED, row_names
-from signforge.gan.sampler import GanSampler, load_sampler
+from signforge.gan.sampler import ClassConditionalSampler, GanSampler
+from signforge.gan.trackers import check_trackers
 from signforge.progress import Track, no_progress
 
 GENERATOR = "generator"
+WRITTEN_FOLDERS = ("extractor", "gallery", GATE, "predictions")
+"""Of a run directory: where a killed process may have left a temporary file."""
 
 
 class Stopped(Exception):  # noqa: N818  (not an error: the user asked for it)
@@ -48,17 +55,20 @@ class JobDisplay:
 
 
 def find_generator(
-    config: Config, splits: PreparedSplits, generator: Path | None
-) -> GanSampler | None:
-    """The generator given by path, checked against the data; None where there is none yet.
+    config: Config, splits: PreparedSplits, generator: str | Path | None
+) -> ClassConditionalSampler | None:
+    """The generator that ``open_sampler`` opens, checked against the data; None for None.
 
     Raises SignforgeError where it draws other classes or sizes, or was trained on other images
-    than this training split: it may then have seen the images it is judged by.
+    than this training split: it may then have seen the images it is judged by. What the sampler
+    of a plugin was made from nobody knows; the report notes that.
     """
     if generator is None:
         return None
-    sampler = load_sampler(generator, config.gan.device)
+    sampler = open_sampler(generator, config.gan.device)
     check_generator(sampler, splits.train)
+    if not isinstance(sampler, GanSampler):
+        return sampler
     if sampler.card.train_fingerprint != splits.train.fingerprint:
         raise SignforgeError(
             f"{generator} was trained on other images than this training split, so it may have "
@@ -73,7 +83,8 @@ def run_main_job(
     splits: PreparedSplits,
     run_dir: Path,
     *,
-    generator: Path | None = None,
+    generator: str | Path | None = None,
+    run_jobs: Executor | None = None,
     command: str = "",
     display: JobDisplay | None = None,
 ) -> Summary:
@@ -82,10 +93,15 @@ def run_main_job(
     Everything lands in ``run_dir``; called again with the same config it goes on where it
     stopped and repeats nothing that is finished.
 
+    generator: as for ``open_sampler``.
+    run_jobs: as in ``run_benchmark``.
+
     Raises SignforgeError as its parts do, and Stopped where ``display.should_stop`` said so.
     """
     display = display or JobDisplay()
     _refuse_early(config, splits)
+    for folder in (run_dir, *(run_dir / name for name in WRITTEN_FOLDERS)):
+        remove_leftovers(folder)
     sampler = None
     if needs_generator(config.benchmark.arms):
         sampler = find_generator(config, splits, generator)
@@ -105,8 +121,9 @@ def run_main_job(
         splits,
         sampler,
         run_dir,
-        gan_seconds=sampler.card.seconds if sampler else 0.0,
+        gan_seconds=sampler.card.seconds if isinstance(sampler, GanSampler) else 0.0,
         command=command,
+        run_jobs=run_jobs,
         on_row=on_row,
         track=display.track,
     )
@@ -115,12 +132,15 @@ def run_main_job(
         gained, lost = most_changed(summary)
         save_gallery(run_dir, sampler, splits.train, [*gained, *lost])
     write_summary(run_dir, summary)
+    track_benchmark(config, run_dir, summary, display.message)
     return summary
 
 
 def _refuse_early(config: Config, splits: PreparedSplits) -> None:
     """Raises what a misspelt arm or classifier would raise only after the GAN's training."""
     select_arms(config.benchmark.arms)
+    check_trackers(config.gan.trackers)
+    find_inception_weights(config.benchmark.inception_weights)
     if splits.train.num_classes < 2:
         raise SignforgeError(
             "A benchmark compares classifiers, which takes at least two classes; name more in "
@@ -150,7 +170,7 @@ def _trained_generator(
     return sampler
 
 
-def _save_samples(path: Path, sampler: GanSampler, splits: PreparedSplits) -> None:
+def _save_samples(path: Path, sampler: ClassConditionalSampler, splits: PreparedSplits) -> None:
     """A PNG with real images beside synthetic ones, one row a class."""
     columns = GRID_COLUMNS // 2
     labels = torch.arange(sampler.num_classes).repeat_interleave(columns)

@@ -12,6 +12,8 @@ from signforge.cli.data import data_inspect
 from signforge.cli.export import export
 from signforge.cli.gan import generate, train_cgan
 from signforge.cli.plan import plan
+from signforge.cli.plugins import plugins
+from signforge.cli.push import push
 from signforge.errors import SignforgeError
 
 app = typer.Typer(
@@ -28,7 +30,9 @@ app.command("train-cgan")(train_cgan)
 app.command()(generate)
 app.command()(plan)
 app.command()(export)
+app.command()(push)
 app.command()(benchmark)
+app.command()(plugins)
 
 
 def main() -> None:

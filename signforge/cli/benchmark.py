@@ -1,8 +1,9 @@
 """``signforge benchmark``."""
 
+import json
 import shlex
 import sys
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Annotated
 
@@ -28,7 +29,10 @@ def benchmark(
     gan: GanOptions,
     classifier: Annotated[str | None, typer.Option(help="timm model, such as resnet18.")] = None,
     generator: Annotated[
-        Path | None, typer.Option(help="Run of train-cgan; without it the GAN is trained first.")
+        str | None,
+        typer.Option(
+            help="Run of train-cgan, or plugin:NAME:ARGUMENT; without it the GAN is trained first."
+        ),
     ] = None,
     arms: Annotated[
         str | None,
@@ -41,11 +45,32 @@ def benchmark(
     classifier_augment: Annotated[
         str | None, typer.Option(help="none, basic or randaugment, for every arm; never flips.")
     ] = None,
+    budget: Annotated[
+        str | None,
+        typer.Option(
+            help="quick, standard or thorough: sets steps, seeds, arms and depth of the fidelity "
+            "table; every other option goes over it."
+        ),
+    ] = None,
     seeds: Annotated[int | None, typer.Option(help="Paired repetitions.")] = None,
     steps: Annotated[int | None, typer.Option(help="Optimizer steps of each classifier.")] = None,
+    inception_weights: Annotated[
+        Path | None,
+        typer.Option(
+            help="Weights of Inception-v3, for the Inception FID; by default the file in torch's "
+            "cache, where there is one."
+        ),
+    ] = None,
     out: Annotated[Path, typer.Option(help="Run directory; an unfinished one is resumed.")] = Path(
         "runs/benchmark"
     ),
+    executor: Annotated[
+        str | None,
+        typer.Option(
+            help="Plugin that trains the classifiers, such as ray; without it they are trained "
+            "one after another in this process."
+        ),
+    ] = None,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Say what would be done and how long it takes.")
     ] = False,
@@ -56,7 +81,9 @@ def benchmark(
     from signforge.benchmark.job import JobDisplay, Stopped, find_generator, run_main_job
     from signforge.benchmark.tables import arms_table
     from signforge.data.prepare import download_if_asked, load_prepared_splits
+    from signforge.evaluate.inception import find_inception_weights
     from signforge.live import gan_display
+    from signforge.plugins import load_plugin
     from signforge.terminal import (
         StopSignals,
         print_lines,
@@ -68,6 +95,7 @@ def benchmark(
     )
 
     check_folder(out)
+    run_jobs = load_plugin("executor", executor) if executor is not None else None
     console = stderr_console()
     more = {
         "gan.device": source.device,
@@ -77,8 +105,10 @@ def benchmark(
         "classifier.augment": classifier_augment,
         "benchmark.arms": comma_separated(arms) if arms else None,
         "benchmark.seeds": seeds,
+        "benchmark.inception_weights": str(inception_weights) if inception_weights else None,
     }
-    config = resolve_config(source, data, gan, more)
+    config = resolve_config(within_budget(budget, source), data, gan, more)
+    find_inception_weights(config.benchmark.inception_weights)
     config = config.model_copy(update={"data": download_if_asked(config.data, data.download)})
     track = rich_track(console)
     splits = load_prepared_splits(config.data, track=track)
@@ -108,6 +138,7 @@ def benchmark(
                 splits,
                 out,
                 generator=generator,
+                run_jobs=run_jobs,
                 command=shlex.join(["signforge", *sys.argv[1:]]),
                 display=display,
             )
@@ -121,3 +152,13 @@ def benchmark(
     samples = out / "samples.png"
     where = f"Report: {out / 'report.html'}, tables: {out / 'results.md'}"
     print_lines([summary.verdict, f"{where}, samples: {samples}." if samples.exists() else where])
+
+
+def within_budget(budget: str | None, source: ConfigOptions) -> ConfigOptions:
+    """``source`` with the keys of the budget over the config file, under ``--set`` and options."""
+    from signforge.benchmark.budget import budget_keys
+
+    if budget is None:
+        return source
+    keys = [f"{key}={json.dumps(value)}" for key, value in budget_keys(budget).items()]
+    return replace(source, settings=[*keys, *(source.settings or [])])

@@ -11,6 +11,7 @@ from signforge.cli.options import (
     DataOptions,
     GanOptions,
     Json,
+    Tracker,
     resolve_config,
     with_options,
 )
@@ -103,29 +104,42 @@ def generate(
     out: Annotated[Path | None, typer.Option(help="Folder; default RUN/generated.")] = None,
     seed: Annotated[int, typer.Option(min=0)] = 0,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")] = "auto",
+    tracker: Tracker = None,
     json_output: Json = False,
 ) -> None:
     """Draw images of one class, of several or of all, as PNG files and a grid."""
     from signforge.data.classes import find_class
     from signforge.gan.generate import generate_images
+    from signforge.gan.hub import parse_address
     from signforge.gan.sampler import load_sampler
-    from signforge.terminal import rich_track, stderr_console
+    from signforge.gan.trackers import check_trackers, track_generated
+    from signforge.terminal import print_message, rich_track, stderr_console
 
     check_folder(out)
+    check_trackers(tracker or [])
+    if out is None and parse_address(run) is not None:
+        raise SignforgeError(f"{run} is not a folder here: say with --out where the images go.")
+    console = stderr_console()
     sampler = load_sampler(run, device)
     names = sampler.class_names
     wanted = (find_class(name, names) for name in classes) if classes else range(len(names))
     labels = list(dict.fromkeys(wanted))
     folder = out or run / "generated"
-    track = rich_track(stderr_console())
+    track = rich_track(console)
     files = generate_images(sampler, labels, num, folder, seed=seed, track=track)
+    grid = folder / "grid.png"
+    asked: dict[str, str | int] = {
+        "classes": ", ".join(names[label] for label in labels),
+        "num": num,
+        "seed": seed,
+        "fingerprint": sampler.fingerprint,
+    }
+    track_generated(tracker or [], run, grid, asked, lambda text: print_message(console, text))
     result = {
         "folder": str(folder),
-        "grid": str(folder / "grid.png"),
+        "grid": str(grid),
         "classes": {str(label): names[label] for label in labels},
         "seed": seed,
         "files": [str(file) for file in files],
     }
-    print_result(
-        result, f"{len(files)} images in {folder}, grid in {folder / 'grid.png'}.", json_output
-    )
+    print_result(result, f"{len(files)} images in {folder}, grid in {grid}.", json_output)

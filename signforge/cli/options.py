@@ -57,6 +57,11 @@ Crop = Annotated[
     Sets("data.crop"),
     typer.Option(help="full, or roi (the box a GTSRB CSV gives).", rich_help_panel=DATA),
 ]
+Tracker = Annotated[
+    list[str] | None,
+    Sets("gan.trackers", list),
+    typer.Option(help="tensorboard, mlflow or wandb; may be repeated.", rich_help_panel=RECORD),
+]
 
 
 @dataclass(frozen=True)
@@ -164,11 +169,7 @@ class GanOptions:
             rich_help_panel=RECORD,
         ),
     ] = None
-    tracker: Annotated[
-        list[str] | None,
-        Sets("gan.trackers", list),
-        typer.Option(help="tensorboard, mlflow or wandb; may be repeated.", rich_help_panel=RECORD),
-    ] = None
+    tracker: Tracker = None
 
 
 def with_options(command: Callable[..., None]) -> Callable[..., None]:

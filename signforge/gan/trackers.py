@@ -1,16 +1,19 @@
 """TensorBoard, MLflow and Weights & Biases, through the trackers of Hugging Face accelerate.
 
-Extras, all of them: nothing is imported unless ``gan.trackers`` asks for it. metrics.jsonl stays
-the record; a tracker that fails in the middle of a run is given up, and the run goes on.
+Extras, all of them: nothing is imported unless a tracker is asked for. The run directory stays the
+record; a tracker that fails in the middle of a run is given up, and the run goes on. MLflow gets
+the files of a run as well, as they are: weights as safetensors, nothing pickled.
 """
 
 import json
-from collections.abc import Callable, Iterator, Sequence
+import os
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
+from types import TracebackType
+from typing import Any, Self
 
 import numpy as np
 from PIL import Image
@@ -31,45 +34,84 @@ PACKAGES = {
     "wandb": ("wandb", "signforge[wandb]"),
 }
 """Package that a tracker needs beside accelerate, and the extra that brings both."""
+GENERATOR_FILES = ("generator.json", "generator.safetensors")
+TRAINING_FILES = (
+    *("config.yaml", "dataset.json", "environment.json", "metrics.jsonl"),
+    *("real.png", "samples.png", "curves.png", "film.gif", "film.png"),
+)
+
+Params = Mapping[str, str | int | float | bool]
 
 
 class Trackers:
-    """What ``gan.trackers`` names, opened at the first status so that refused runs leave no trace.
+    """Some trackers, opened at the first thing that is logged and told at the end that it is over.
+
+    names: keys of ``PACKAGES``, checked by ``check_trackers`` before. folder: run directory, whose
+    name the run gets. params: logged once a run. on_problem: gets a sentence about each tracker
+    that fails later. kept: file with the ids of an earlier session that is to be gone on with;
+    None always begins a run.
 
     In a run of several processes only the one that writes the run directory may call it.
     """
 
-    def __init__(self, config: Config, run: Path, on_problem: Callable[[str], None]) -> None:
-        self._config = config
-        self._run = run
+    def __init__(
+        self,
+        names: Sequence[str],
+        folder: Path,
+        params: Params,
+        on_problem: Callable[[str], None],
+        *,
+        kept: Path | None = None,
+    ) -> None:
+        self._names = names
+        self._folder = folder
+        self._params = params
         self._on_problem = on_problem
+        self._kept = kept
         self._opened: dict[str, Any] | None = None
 
-    def log_status(self, status: Status) -> None:
-        """Every number of ``status``, by images seen; of collapsed classes how many they are.
+    def __enter__(self) -> Self:
+        return self
 
-        Raises SignforgeError where a tracker cannot be opened.
-        """
-        values = {key: value for key, value in asdict(status).items() if value is not None}
-        if status.collapsed_classes is not None:
-            values["collapsed_classes"] = len(status.collapsed_classes)
-        step = _step(values.pop("seen_kimg"))
-        self._each(lambda _name, tracker: tracker.log(values, step=step))
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.close()
 
-    def log_grid(self, path: Path, seen_kimg: float) -> None:
-        """A PNG of samples, as an image; for MLflow as an artifact."""
+    @property
+    def opened(self) -> bool:
+        """Whether anything was logged."""
+        return self._opened is not None
+
+    def log_values(self, values: Mapping[str, float], step: int) -> None:
+        """Numbers by name. Raises SignforgeError where a tracker cannot be opened, as all do."""
+        self._each(lambda _name, tracker: tracker.log(dict(values), step=step))
+
+    def log_image(self, key: str, path: Path, step: int) -> None:
+        """A PNG; for MLflow as an artifact in the folder ``key``."""
         image = decode_image(path.read_bytes(), str(path))
-        step = _step(seen_kimg)
-        self._each(lambda name, tracker: _log_image(name, tracker, path, image, step))
+        self._each(lambda name, tracker: _log_image(name, tracker, key, path, image, step))
+
+    def log_text(self, key: str, text: str) -> None:
+        """A sentence; for MLflow as a tag and as the run's description."""
+        self._each(lambda name, tracker: _log_text(name, tracker, key, text))
+
+    def log_files(self, folder: str, names: Sequence[str]) -> None:
+        """Those files of the run directory that are there, for MLflow alone, into ``folder``."""
+        paths = [self._folder / name for name in names if (self._folder / name).is_file()]
+        self._each(lambda name, tracker: _log_files(name, tracker, folder, paths))
 
     def close(self) -> None:
         """Tells each tracker that the run is over."""
         if self._opened:
-            self._each(lambda _name, tracker: tracker.finish())
+            self._each(_finish)
 
     def _each(self, act: Callable[[str, Any], None]) -> None:
         if self._opened is None:
-            self._opened = _open(self._config, self._run)
+            self._opened = self._open()
         for name, tracker in list(self._opened.items()):
             try:
                 act(name, tracker)
@@ -77,30 +119,92 @@ class Trackers:
                 del self._opened[name]
                 self._on_problem(
                     f"{name} failed ({_first_line(error)}); the run goes on without it, and "
-                    f"{self._run / 'metrics.jsonl'} has all values."
+                    f"{self._folder} has all that it was to get."
                 )
+
+    def _open(self) -> dict[str, Any]:
+        opened: dict[str, Any] = {}
+        if not self._names:
+            return opened
+        from accelerate import PartialState
+
+        PartialState()  # accelerate's trackers ask it which process is the main one
+        kept = _read_kept(self._kept) if self._kept else {}
+        for name in dict.fromkeys(self._names):
+            try:
+                opened[name] = _START[name](self._folder, kept.get(name))
+                run_id = _run_id(name, opened[name])
+                if kept.get(name) != run_id:
+                    opened[name].store_init_configuration(dict(self._params))
+                    kept[name] = run_id
+            except Exception as error:
+                raise SignforgeError(
+                    f"The tracker {name} cannot be opened: {_first_line(error)}; mend that, or "
+                    f"leave {name} out of gan.trackers."
+                ) from error
+        if self._kept:
+            write_atomically(self._kept, json.dumps(kept, indent=2).encode())
+        return opened
+
+
+class TrainingTrackers(Trackers):
+    """What ``gan.trackers`` names, for a training run; steps are images seen."""
+
+    def __init__(self, config: Config, run: Path, on_problem: Callable[[str], None]) -> None:
+        params = flat_config(config)
+        super().__init__(config.gan.trackers, run, params, on_problem, kept=run / KEPT)
+
+    def log_status(self, status: Status) -> None:
+        """Every number of ``status``; of collapsed classes how many they are."""
+        values = {key: value for key, value in asdict(status).items() if value is not None}
+        if status.collapsed_classes is not None:
+            values["collapsed_classes"] = len(status.collapsed_classes)
+        self.log_values(values, _step(values.pop("seen_kimg")))
+
+    def log_grid(self, path: Path, seen_kimg: float) -> None:
+        """A PNG of samples."""
+        self.log_image("samples", path, _step(seen_kimg))
+
+    def close(self) -> None:
+        """First hands over what the run has left: the generator, its record and its pictures."""
+        if self.opened:
+            self.log_files("generator", GENERATOR_FILES)
+            self.log_files("training", TRAINING_FILES)
+        super().close()
 
 
 @contextmanager
 def open_trackers(
     config: Config, run: Path, on_problem: Callable[[str], None] = lambda _text: None
-) -> Iterator[Trackers]:
+) -> Iterator[TrainingTrackers]:
     """The trackers of ``config.gan.trackers``, closed at the end; none is fine.
 
     on_problem: gets a sentence about each tracker that fails while the run goes on.
     Raises SignforgeError at once for a package that is missing.
     """
     check_trackers(config.gan.trackers)
-    trackers = Trackers(config, run, on_problem)
-    try:
+    with TrainingTrackers(config, run, on_problem) as trackers:
         yield trackers
-    finally:
-        trackers.close()
+
+
+def track_generated(
+    names: Sequence[str],
+    run: Path,
+    grid: Path,
+    params: Params,
+    on_problem: Callable[[str], None],
+) -> None:
+    """A run of its own for images that ``run`` has drawn: how they were drawn, and their grid."""
+    asked = {f"generate.{key}": value for key, value in params.items()}
+    with Trackers(names, run, asked, on_problem) as trackers:
+        trackers.log_image("generated", grid, 0)
 
 
 def check_trackers(names: Sequence[str]) -> None:
-    """Raises SignforgeError, with the pip command, where a package for ``names`` is missing."""
+    """Raises SignforgeError for an unknown name and, with the pip command, a missing package."""
     for name in names:
+        if name not in PACKAGES:
+            raise SignforgeError(f"There is no tracker {name!r}; there are {', '.join(PACKAGES)}.")
         package, extra = PACKAGES[name]
         for needed in ("accelerate", package):
             if find_spec(needed) is None:
@@ -121,45 +225,23 @@ def flat_config(config: Config) -> dict[str, str | int | float | bool]:
     }
 
 
-def _open(config: Config, run: Path) -> dict[str, Any]:
-    opened: dict[str, Any] = {}
-    if not config.gan.trackers:
-        return opened
-    from accelerate import PartialState
-
-    PartialState()  # accelerate's trackers ask it which process is the main one
-    kept = _read_kept(run / KEPT)
-    for name in dict.fromkeys(config.gan.trackers):
-        try:
-            opened[name] = _START[name](run, kept.get(name))
-            if name not in kept:
-                opened[name].store_init_configuration(flat_config(config))
-                kept[name] = _run_id(name, opened[name])
-        except Exception as error:
-            raise SignforgeError(
-                f"The tracker {name} cannot be opened: {_first_line(error)}; mend that, or leave "
-                f"{name} out of gan.trackers."
-            ) from error
-    write_atomically(run / KEPT, json.dumps(kept, indent=2).encode())
-    return opened
-
-
-def _start_tensorboard(run: Path, _known: str | None) -> Any:
+def _start_tensorboard(folder: Path, _known: str | None) -> Any:
     from accelerate.tracking import TensorBoardTracker
 
-    return _started(TensorBoardTracker("tensorboard", logging_dir=str(run)))
+    return _started(TensorBoardTracker("tensorboard", logging_dir=str(folder)))
 
 
-def _start_mlflow(run: Path, known: str | None) -> Any:
+def _start_mlflow(folder: Path, known: str | None) -> Any:
     from accelerate.tracking import MLflowTracker
 
-    return _started(MLflowTracker(PROJECT, run_id=known, run_name=run.name))
+    return _started(MLflowTracker(_mlflow_experiment(), run_id=known, run_name=folder.name))
 
 
-def _start_wandb(run: Path, known: str | None) -> Any:
+def _start_wandb(folder: Path, known: str | None) -> Any:
     from accelerate.tracking import WandBTracker
 
-    return _started(WandBTracker(PROJECT, name=run.name, dir=str(run), id=known, resume="allow"))
+    name = folder.name
+    return _started(WandBTracker(PROJECT, name=name, dir=str(folder), id=known, resume="allow"))
 
 
 _START: dict[str, Callable[[Path, str | None], Any]] = {
@@ -169,9 +251,28 @@ _START: dict[str, Callable[[Path, str | None], Any]] = {
 }
 
 
+def _mlflow_experiment() -> str:
+    """Ours, or the one in which ``mlflow run`` has made a run for us: it says so by id alone."""
+    chosen = os.environ.get("MLFLOW_EXPERIMENT_ID")
+    if chosen is None:
+        return PROJECT
+    import mlflow
+
+    return str(mlflow.get_experiment(chosen).name)
+
+
 def _started(tracker: Any) -> Any:
     tracker.start()
     return tracker
+
+
+def _finish(name: str, tracker: Any) -> None:
+    """Keeps in the environment which run ``mlflow run`` has made: MLflow clears it, and a benchmark
+    that has trained its GAN goes on logging there."""
+    made = os.environ.get("MLFLOW_RUN_ID")
+    tracker.finish()
+    if name == "mlflow" and made is not None:
+        os.environ["MLFLOW_RUN_ID"] = made
 
 
 def _run_id(name: str, tracker: Any) -> str:
@@ -180,13 +281,30 @@ def _run_id(name: str, tracker: Any) -> str:
     return str(tracker.tracker.id) if name == "wandb" else "tensorboard"
 
 
-def _log_image(name: str, tracker: Any, path: Path, image: Image.Image, step: int) -> None:
+def _log_image(
+    name: str, tracker: Any, key: str, path: Path, image: Image.Image, step: int
+) -> None:
     if name == "mlflow":
-        tracker.log_artifact(str(path), "samples")
+        tracker.log_artifact(str(path), key)
     elif name == "wandb":
-        tracker.log_images({"samples": [image]}, step=step)
+        tracker.log_images({key: [image]}, step=step)
     else:
-        tracker.log_images({"samples": np.asarray(image)[None]}, step=step, dataformats="NHWC")
+        tracker.log_images({key: np.asarray(image)[None]}, step=step, dataformats="NHWC")
+
+
+def _log_text(name: str, tracker: Any, key: str, text: str) -> None:
+    if name != "mlflow":
+        tracker.log({key: text})
+        return
+    import mlflow
+
+    mlflow.set_tags({key: text, "mlflow.note.content": text})
+
+
+def _log_files(name: str, tracker: Any, folder: str, paths: Sequence[Path]) -> None:
+    if name == "mlflow":
+        for path in paths:
+            tracker.log_artifact(str(path), folder)
 
 
 def _read_kept(path: Path) -> dict[str, str]:

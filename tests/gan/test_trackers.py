@@ -1,4 +1,4 @@
-"""TensorBoard and MLflow really write and are really read; the rest are stand-ins."""
+"""TensorBoard really writes and is really read (MLflow: tests/extras); the rest are stand-ins."""
 
 import json
 import subprocess
@@ -12,23 +12,14 @@ from signforge.config import Config, GanConfig
 from signforge.data.charts import save_image_grid
 from signforge.errors import SignforgeError
 from signforge.gan import trackers
-from signforge.gan.metrics import Status
-from signforge.gan.trackers import Trackers, check_trackers, flat_config, open_trackers
-
-
-def status(seen_kimg, **values):
-    base = {
-        "seconds": 1.0,
-        "images_per_second": 250.0,
-        "discriminator_loss": 1.5,
-        "generator_loss": 0.5,
-        "real_logits_mean": 0.1,
-        "fake_logits_mean": -0.1,
-        "generator_learning_rate": 4e-4,
-        "discriminator_learning_rate": 4e-4,
-        "memory_mib": 100.0,
-    }
-    return Status(seen_kimg=seen_kimg, **(base | values))
+from signforge.gan.trackers import (
+    TrainingTrackers,
+    check_trackers,
+    flat_config,
+    open_trackers,
+    track_generated,
+)
+from support.statuses import make_status
 
 
 def config(*names):
@@ -45,16 +36,16 @@ def grid(tmp_path):
 class Stub:
     """Stands in for accelerate's tracker of one name."""
 
-    def __init__(self, known=None, broken_from=None):
+    def __init__(self, known=None, broken_from=None, run_id="id-1"):
         self.known = known
         self.calls = []
         self.broken_from = broken_from
-        self.tracker = SimpleNamespace(id="id-1", info=SimpleNamespace(run_id="id-1"))
+        self.tracker = SimpleNamespace(id=run_id, info=SimpleNamespace(run_id=run_id))
 
     def store_init_configuration(self, values):
         self.calls.append(("config", values))
 
-    def log(self, values, step):
+    def log(self, values, step=None):
         if self.broken_from is not None and step >= self.broken_from:
             raise ConnectionError("no route to host.\nmore")
         self.calls.append(("log", step, values))
@@ -95,9 +86,9 @@ def test_tensorboard_writes_events_that_can_be_read(tmp_path, grid):
     pytest.importorskip("accelerate")
     accumulators = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
     with open_trackers(config("tensorboard"), tmp_path) as opened:
-        opened.log_status(status(4.0))
+        opened.log_status(make_status(4.0))
         opened.log_grid(grid, 4.0)
-        opened.log_status(status(8.0, generator_loss=0.25, fd=12.5, collapsed_classes=(1, 7)))
+        opened.log_status(make_status(8.0, generator_loss=0.25, fd=12.5, collapsed_classes=(1, 7)))
     events = accumulators.EventAccumulator(str(tmp_path / "tensorboard"))
     events.Reload()
     losses = [(event.step, event.value) for event in events.Scalars("generator_loss")]
@@ -108,30 +99,6 @@ def test_tensorboard_writes_events_that_can_be_read(tmp_path, grid):
     assert image.step == 4000
     assert image.encoded_image_string.startswith(b"\x89PNG")
     assert list((tmp_path / "tensorboard").rglob("hparams.yml"))
-
-
-@pytest.mark.filterwarnings("ignore")  # MLflow's own use of SQLAlchemy is deprecated
-def test_mlflow_keeps_one_run_over_a_resume(tmp_path, grid, monkeypatch):
-    pytest.importorskip("accelerate")
-    pytest.importorskip("sqlalchemy")
-    pytest.importorskip("alembic")
-    mlflow = pytest.importorskip("mlflow")
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path}/mlflow.db")
-    run = tmp_path / "mine"
-    for first, last in ((4.0, 8.0), (12.0, 16.0)):
-        with open_trackers(config("mlflow"), run) as opened:
-            opened.log_status(status(first))
-            opened.log_grid(grid, first)
-            opened.log_status(status(last))
-    client = mlflow.MlflowClient()
-    (experiment,) = client.search_experiments(filter_string="name = 'signforge'")
-    (found,) = client.search_runs([experiment.experiment_id])
-    assert found.info.run_name == "mine"
-    assert found.data.params["gan.z_dim"] == "100"
-    history = client.get_metric_history(found.info.run_id, "generator_loss")
-    assert [metric.step for metric in history] == [4000, 8000, 12000, 16000]
-    assert [file.path for file in client.list_artifacts(found.info.run_id)] == ["samples"]
 
 
 # --- what holds for each -------------------------------------------------------------------------
@@ -152,7 +119,7 @@ def test_no_tracker_is_the_default_and_imports_nothing(tmp_path):
 
 def test_no_tracker_stands_every_call(tmp_path, grid):
     with open_trackers(config(), tmp_path / "run") as opened:
-        opened.log_status(status(4.0))
+        opened.log_status(make_status(4.0))
         opened.log_grid(grid, 4.0)
     assert not (tmp_path / "run").exists()
 
@@ -189,7 +156,7 @@ def test_values_that_are_none_are_not_logged(tmp_path, stub):
     made = stub("wandb")
     with open_trackers(config("wandb"), tmp_path) as opened:
         assert not made  # nothing before the first status
-        opened.log_status(status(0.064))
+        opened.log_status(make_status(0.064))
     (_, (_, step, values), _) = made[0].calls
     assert step == 64
     assert "fd" not in values
@@ -203,7 +170,7 @@ def test_a_resumed_run_goes_on_under_its_id(name, tmp_path, stub):
     made = stub(name)
     for _ in range(2):
         with open_trackers(config(name), tmp_path) as opened:
-            opened.log_status(status(4.0))
+            opened.log_status(make_status(4.0))
     assert [one.known for one in made] == [None, "id-1"]
     assert [call[0] for one in made for call in one.calls] == [
         *("config", "log", "finish"),
@@ -217,8 +184,61 @@ def test_a_damaged_record_of_ids_starts_anew(tmp_path, stub, content):
     made = stub("wandb")
     (tmp_path / "trackers.json").write_text(content)
     with open_trackers(config("wandb"), tmp_path) as opened:
-        opened.log_status(status(4.0))
+        opened.log_status(make_status(4.0))
     assert made[0].known is None
+
+
+def test_a_run_under_another_id_gets_the_parameters_anew(tmp_path, stub):
+    """As where `mlflow run` has made one for the resumed training."""
+    for run_id in ("id-1", "id-2"):
+        made = stub("mlflow", run_id=run_id)
+        with open_trackers(config("mlflow"), tmp_path) as opened:
+            opened.log_status(make_status(4.0))
+        assert made[0].calls[0][0] == "config"
+    assert json.loads((tmp_path / "trackers.json").read_text()) == {"mlflow": "id-2"}
+
+
+def test_at_the_end_mlflow_alone_gets_the_files_that_are_there(tmp_path, stub):
+    for name in ("generator.json", "generator.safetensors", "config.yaml", "film.gif"):
+        (tmp_path / name).write_bytes(b"x")
+    mlflow, wandb = stub("mlflow"), stub("wandb")
+    with open_trackers(config("mlflow", "wandb"), tmp_path) as opened:
+        opened.log_status(make_status(4.0))
+    assert mlflow[0].calls[2:] == [
+        ("artifact", str(tmp_path / "generator.json"), "generator"),
+        ("artifact", str(tmp_path / "generator.safetensors"), "generator"),
+        ("artifact", str(tmp_path / "config.yaml"), "training"),
+        ("artifact", str(tmp_path / "film.gif"), "training"),
+        ("finish",),
+    ]
+    assert [call[0] for call in wandb[0].calls] == ["config", "log", "finish"]
+
+
+def test_a_run_that_was_refused_leaves_no_trace(tmp_path, stub):
+    made = stub("mlflow")
+    (tmp_path / "generator.json").write_bytes(b"x")
+    with pytest.raises(SignforgeError), open_trackers(config("mlflow"), tmp_path):
+        raise SignforgeError("It already holds a training run.")
+    assert not made
+    assert not (tmp_path / "trackers.json").exists()
+
+
+def test_images_drawn_are_a_run_of_their_own(tmp_path, stub, grid):
+    made = stub("mlflow")
+    for num in (2, 3):
+        track_generated(["mlflow"], tmp_path, grid, {"num": num}, pytest.fail)
+    assert [one.known for one in made] == [None, None]
+    assert made[1].calls == [
+        ("config", {"generate.num": 3}),
+        ("artifact", str(grid), "generated"),
+        ("finish",),
+    ]
+    assert not (tmp_path / "trackers.json").exists()
+
+
+def test_a_tracker_that_is_not_there_is_one_sentence():
+    with pytest.raises(SignforgeError, match="no tracker 'tensorbord'; there are tensorboard, "):
+        check_trackers(["tensorbord"])
 
 
 def test_grids_go_where_the_tracker_takes_them(tmp_path, stub, grid):
@@ -227,7 +247,7 @@ def test_grids_go_where_the_tracker_takes_them(tmp_path, stub, grid):
         made = stub(name)
         with open_trackers(config(name), tmp_path) as opened:
             opened.log_grid(grid, 4.0)
-        kinds[name] = made[0].calls[-2]
+        (kinds[name],) = [call for call in made[0].calls if call[0] in ("artifact", "image")]
     assert kinds["mlflow"] == ("artifact", str(grid), "samples")
     assert kinds["tensorboard"] == kinds["wandb"] == ("image", 4000, ["samples"])
 
@@ -237,7 +257,7 @@ def test_a_tracker_that_fails_later_is_given_up(tmp_path, stub):
     said = []
     with open_trackers(config("wandb", "mlflow"), tmp_path, said.append) as opened:
         for kimg in (4.0, 8.0, 12.0):
-            opened.log_status(status(kimg))
+            opened.log_status(make_status(kimg))
     assert len(said) == 1
     assert said[0].startswith("wandb failed (no route to host); the run goes on without it")
     assert [call[1] for call in broken[0].calls if call[0] == "log"] == [4000]
@@ -251,7 +271,7 @@ def test_a_tracker_that_cannot_be_opened_is_one_sentence(tmp_path, stub, monkeyp
         raise RuntimeError("No API key configured.\nUse `wandb login`.")
 
     monkeypatch.setitem(trackers._START, "wandb", refuse)
-    opened = Trackers(config("wandb"), tmp_path, lambda _text: None)
+    opened = TrainingTrackers(config("wandb"), tmp_path, lambda _text: None)
     with pytest.raises(SignforgeError, match="wandb cannot be opened: No API key configured;"):
-        opened.log_status(status(4.0))
+        opened.log_status(make_status(4.0))
     opened.close()
