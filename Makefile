@@ -4,18 +4,22 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-fast lint format clean
+.PHONY: help demo test test-fast test-plugins notebook lint format clean
 
 help:
 	@echo "make demo    set up $(VENV) and run the main job on the embedded demo data"
 	@echo "make test    set up $(VENV) with test extras and run all tests"
+	@echo "make test-plugins    the same with all extras: tests of plugins/ and of what needs an extra"
+	@echo "make notebook    run notebooks/source.py, and keep its outputs as .ipynb and .html"
 	@echo "make lint    ruff, formatting and mypy"
 
 # One stamp for each set of extras, so that nothing is installed twice.
 $(VENV)/.installed: EXTRAS =
 $(VENV)/.installed-test: EXTRAS = [test]
 $(VENV)/.installed-dev: EXTRAS = [dev]
-$(VENV)/.installed $(VENV)/.installed-test $(VENV)/.installed-dev: pyproject.toml
+$(VENV)/.installed-all: EXTRAS = [all,test]
+$(VENV)/.installed-notebook: EXTRAS = [notebook]
+$(VENV)/.installed $(VENV)/.installed-test $(VENV)/.installed-dev $(VENV)/.installed-all $(VENV)/.installed-notebook: pyproject.toml
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --editable '.$(EXTRAS)'
 	touch $@
@@ -28,6 +32,15 @@ test: $(VENV)/.installed-test
 
 test-fast: $(VENV)/.installed-test
 	$(BIN)/python -m pytest -m "not slow"
+
+# Each plugin with its own settings and its framework; then what of the core needs an extra.
+test-plugins: $(VENV)/.installed-all
+	for plugin in plugins/*/; do $(BIN)/python -m pip install --quiet --editable "$$plugin[test]"; done
+	for plugin in plugins/*/; do (cd $$plugin && $(abspath $(BIN))/python -m pytest) || exit 1; done
+	$(BIN)/python -m pytest tests/extras tests/test_notebook.py tests/evaluate/test_inception.py
+
+notebook: $(VENV)/.installed-notebook
+	$(BIN)/python notebooks/make_notebook.py
 
 lint: $(VENV)/.installed-dev
 	$(BIN)/ruff check .
