@@ -44,7 +44,7 @@ from torch.utils.data import DataLoader, Dataset, RandomSampler, Sampler
 from torchvision.transforms import v2
 
 from signforge.balance.dataset import SyntheticBalancedDataset
-from signforge.benchmark.arms import RepeatSampler
+from signforge.benchmark.repeat_sampler import RepeatSampler
 from signforge.data.images import LabeledImages
 from signforge.errors import SignforgeError
 from signforge.gan.sampler import ClassConditionalSampler, load_sampler

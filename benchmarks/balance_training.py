@@ -22,7 +22,7 @@ from timing import ratio_spread, rotated, spread
 from torch.utils.data import Dataset, Sampler
 
 from signforge.balance.dataset import SyntheticBalancedDataset
-from signforge.benchmark.arms import RepeatSampler
+from signforge.benchmark.repeat_sampler import RepeatSampler
 from signforge.classify.model import build_classifier
 from signforge.classify.training import fit_classifier
 from signforge.config import ClassifierConfig

@@ -23,8 +23,9 @@
 # 8. [Clean up](#Clean-up)
 #
 # **The figures below mean little.** The images are drawn, ten classes stand in for 43, and the GAN
-# sees a twelfth of what it sees in a real run. They show what comes out, not what to expect. Figures
-# on the real GTSRB, with protocol and hardware, are in [benchmarks/](../benchmarks/README.md).
+# sees a twelfth of what it sees in a real run. They show what comes out, not what to expect.
+# Figures on the real GTSRB, with protocol and hardware, are in
+# [benchmarks/](../benchmarks/README.md).
 
 # %%
 import tempfile

@@ -150,7 +150,7 @@ def test_it_is_small_and_names_no_machine(path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "text", ["File /home/me/x.py", "in /tmp/tmpab12", r"C:\Users\me", "(/work/a)"]
+    "text", ["File /home/me/x.py", "in /tmp/tmpab12", r"C:\Users\me", "(/opt/a)"]
 )
 def test_the_test_would_see_a_machine_path(text: str) -> None:
     assert MACHINE_PATH.search(text)

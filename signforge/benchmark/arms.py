@@ -5,7 +5,7 @@ to the benchmark; nothing registers itself. ``a+b`` puts the loss of ``b`` on th
 """
 
 import difflib
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from types import MappingProxyType
@@ -19,10 +19,9 @@ from torch.utils.data import Dataset, Sampler
 from signforge.balance.dataset import SyntheticBalancedDataset
 from signforge.balance.gate import Gate
 from signforge.balance.lighting import BorrowedLight, Relight
-from signforge.balance.oversampling import repeat_evenly
 from signforge.balance.real_sampler import RealImageSampler
-from signforge.balance.rows import rows_by_class
 from signforge.balance.strategy import SamplingStrategy, resolve_sampling_strategy
+from signforge.benchmark.repeat_sampler import RepeatSampler
 from signforge.classify.losses import (
     LDAM_SCALE,
     Deferred,
@@ -263,47 +262,6 @@ def _combination(name: str, arms: Mapping[str, Arm]) -> Arm:
 
 def _combined(train: LabeledImages, context: ArmContext, *, data: Arm, loss: LossArm) -> ArmSetup:
     return loss.on(data(train, context))
-
-
-class RepeatSampler(Sampler[int]):
-    """Indices of an epoch in which class c appears ``targets[c]`` times, in random order.
-
-    Every image of a class appears equally often, or once more: the images of the last, partial
-    repetition are drawn without replacement, anew each epoch, from (seed, epoch).
-
-    labels: int64 (N,). targets: int64 (C,). A target below the class's own count leaves that
-    many of its images.
-    """
-
-    def __init__(self, labels: Tensor, targets: Tensor, *, seed: int) -> None:
-        rows = rows_by_class(labels, len(targets))
-        self._of_class = [rows[label] for label in range(len(targets))]
-        self._targets = [int(target) for target in targets]
-        self._seed = seed
-        self._epoch = 0
-        for label, (images, target) in enumerate(zip(self._of_class, self._targets, strict=True)):
-            if target and not len(images):
-                raise SignforgeError(
-                    f"Class {label} has no real image that could be repeated; oversampling "
-                    "needs at least one."
-                )
-
-    def set_epoch(self, epoch: int) -> None:
-        self._epoch = epoch
-
-    def __len__(self) -> int:
-        return sum(self._targets)
-
-    def __iter__(self) -> Iterator[int]:
-        rng = torch.Generator().manual_seed(derive_seed(self._seed, self._epoch))
-        drawn = [
-            repeat_evenly(rows, target, rng)
-            for rows, target in zip(self._of_class, self._targets, strict=True)
-            if len(rows)
-        ]
-        indices = torch.cat(drawn)
-        order = torch.randperm(len(indices), generator=rng)
-        return iter(indices[order].tolist())
 
 
 def _repeated(train: LabeledImages, targets: Tensor, seed: int) -> ArmSetup:
