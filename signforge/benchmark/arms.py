@@ -66,6 +66,7 @@ class ArmSetup:
     class_counts: images of each class that an epoch shows, (C,).
     ending: images that the last layer alone is tuned on at the end, within the same steps.
     cosine_scale: as in ``build_classifier``, for losses that need cosines.
+    only_real: whether what a SyntheticBalancedDataset adds are real images too, changed or not.
     uses_generator, uses_gate: whether their training times are part of this arm's cost.
     """
 
@@ -75,6 +76,7 @@ class ArmSetup:
     loss: Loss | Deferred = F.cross_entropy
     ending: Ending | None = None
     cosine_scale: float | None = None
+    only_real: bool = False
     uses_generator: bool = False
     uses_gate: bool = False
 
@@ -303,7 +305,7 @@ def _filled(
 
 def _without_generator(arm: Arm, train: LabeledImages, context: ArmContext) -> ArmSetup:
     setup = arm(train, replace(context, sampler=RealImageSampler(train), gate=None))
-    return replace(setup, uses_generator=False)
+    return replace(setup, only_real=True, uses_generator=False)
 
 
 def _any_light(train: LabeledImages) -> BorrowedLight:

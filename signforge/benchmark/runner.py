@@ -265,7 +265,8 @@ def _filling(setup: ArmSetup, train: LabeledImages) -> dict[str, Any]:
     """
     dataset = setup.dataset
     if isinstance(dataset, SyntheticBalancedDataset):
-        repeated = dataset.oversampled_counts.tolist()
+        added_counts = dataset.synthetic_counts if setup.only_real else dataset.oversampled_counts
+        repeated = added_counts.tolist()
         return {"oversampled_counts": repeated, "acceptance": none_for_nan(dataset.acceptance)}
     own = train.class_counts.tolist()
     pairs = zip(setup.class_counts, own, strict=True)

@@ -230,6 +230,7 @@ def test_all_arms_take_as_many_steps_and_say_what_they_used(gated):
         tried = [share is not None for share in row["acceptance"]]
         assert tried == ([False, True, True, True] if judged else [False] * 4)
         repeated = {"oversample": [0, 80, 96, 114], "oversample_tenth": [0, 8, 9, 11]}
+        repeated |= {f"{name}_relit": counts for name, counts in repeated.items()}
         if not judged:
             assert row["oversampled_counts"] == repeated.get(row["arm"], [0] * 4)
     losses = {row["arm"]: row["final_loss"] for row in rows}
