@@ -36,11 +36,16 @@ FREE_KEYS = (
 
 
 def open_run(
-    run_dir: Path, config: Config, dataset: Mapping[str, Any], environment: Mapping[str, Any]
+    run_dir: Path,
+    config: Config,
+    dataset: Mapping[str, Any],
+    environment: Mapping[str, Any],
+    command: str,
 ) -> None:
     """Makes the folder, or takes up one that holds rows of the very same config and data.
 
     dataset: as ``describe_dataset`` makes it; a generator may be added to a folder without one.
+    environment: of the first call, which is kept. command: joins those of earlier calls.
 
     Raises SignforgeError naming the config keys, split or generator that differ.
     """
@@ -51,10 +56,18 @@ def open_run(
     if (run_dir / "config.yaml").exists() and (run_dir / "dataset.json").exists():
         _compare_config(run_dir, config)
         _compare_dataset(run_dir, dataset)
-    else:
-        write_json(run_dir / "environment.json", environment)
+        environment = read_json(run_dir / "environment.json")
+    commands = dict.fromkeys([*commands_of(environment), command])
+    write_json(run_dir / "environment.json", {**environment, "commands": [*commands]})
     write_json(run_dir / "dataset.json", dataset)
     write_atomically(run_dir / "config.yaml", dump_config(config).encode())
+
+
+def commands_of(environment: Mapping[str, Any]) -> list[str]:
+    """The commands that made the rows, first to last; environment: as in environment.json."""
+    # Folders of signforge 0.1.0 know one command.
+    commands = environment.get("commands", [environment.get("command", "")])
+    return [command for command in commands if command]
 
 
 def config_hash(config: Config) -> str:

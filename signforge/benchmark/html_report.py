@@ -17,7 +17,7 @@ from markupsafe import Markup, escape
 from signforge.benchmark.arms import BASELINE
 from signforge.benchmark.class_fidelity_table import fidelity_class_table, real_macro_accuracy
 from signforge.benchmark.confusion import ConfusionChange, confusion_changes
-from signforge.benchmark.folder import read_predictions, read_target
+from signforge.benchmark.folder import commands_of, read_predictions, read_target
 from signforge.benchmark.gallery import most_changed, read_gallery
 from signforge.benchmark.geometry import (
     columns,
@@ -111,7 +111,7 @@ def report_html(run_dir: Path, summary: Summary, record: RunRecord) -> str:
         fidelity_classes=fidelity_class_table(summary, record),
         synthetic=synthetic_table(summary, record),
         gate=record.dataset.get("gate"),
-        command=record.environment.get("command"),
+        commands=commands_of(record.environment),
         protocol=protocol_lines(record, summary.arms),
         environment=environment_lines(record),
     )

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 
 from signforge.benchmark.class_fidelity_table import fidelity_class_table, real_macro_accuracy
+from signforge.benchmark.folder import commands_of
 from signforge.benchmark.protocol import environment_lines, fidelity_note, protocol_lines
 from signforge.benchmark.record import RunRecord
 from signforge.benchmark.summary import Summary
@@ -24,9 +25,7 @@ def report_markdown(summary: Summary, record: RunRecord) -> str:
     of_classes = fidelity_class_table(summary, record)
     if of_classes is not None:
         fidelity += ["### Fidelity of each class", table_markdown(of_classes)]
-    environment = environment_lines(record)
-    if record.environment.get("command"):
-        environment.append(f"To repeat: `{record.environment['command']}`")
+    repeat = [f"To repeat: `{command}`" for command in commands_of(record.environment)]
     parts = [
         f"# {record.title}",
         summary.verdict,
@@ -43,7 +42,7 @@ def report_markdown(summary: Summary, record: RunRecord) -> str:
         "## Protocol",
         _list(protocol_lines(record, summary.arms)),
         "## Environment",
-        _list(environment),
+        _list([*environment_lines(record), *repeat]),
     ]
     return "\n\n".join(parts) + "\n"
 

@@ -6,6 +6,7 @@ from typing import Any
 from signforge.benchmark.budget import left_out
 from signforge.benchmark.record import RunRecord
 from signforge.benchmark.summary import ArmSummary
+from signforge.config import BenchmarkConfig
 from signforge.environment import hardware_line
 
 OLD_FIDELITY = (
@@ -37,18 +38,28 @@ def protocol_lines(record: RunRecord, arms: Sequence[ArmSummary]) -> list[str]:
     less = left_out(config)
     if less is not None:
         lines.append(less)
-    seeds = {arm.arm: arm.seeds for arm in arms}
-    planned = config.benchmark.seeds
-    short = [f"{arm} {len(found)} of {planned}" for arm, found in seeds.items()]
-    missing = [arm for arm in config.benchmark.arms if arm not in seeds]
-    if missing or any(len(found) < planned for found in seeds.values()):
-        unfinished = [*short, *(f"{arm} 0 of {planned}" for arm in missing)]
-        lines.append(f"Not finished; seeds done: {', '.join(unfinished)}.")
+    lines += _seed_lines(config.benchmark, {arm.arm: arm.seeds for arm in arms})
     hashes = ", ".join(f"{name} `{split['fingerprint'][:12]}`" for name, split in splits.items())
     generator = dataset["generator"]
     if generator:
         hashes += f", generator `{generator['fingerprint'][:12]}`"
     return [*lines, f"SHA-256: {hashes}.", *dataset["notes"]]
+
+
+def _seed_lines(config: BenchmarkConfig, seeds: Mapping[str, Sequence[int]]) -> list[str]:
+    """What there is to say of seeds that are missing, or that not all arms share; often nothing.
+
+    config: of the last call; rows of earlier ones may have other arms and seeds.
+    """
+    planned = range(config.first_seed, config.first_seed + config.seeds)
+    done = {arm: len(set(planned).intersection(seeds.get(arm, ()))) for arm in config.arms}
+    if min(done.values()) < len(planned):
+        counts = [f"{arm} {count} of {len(planned)}" for arm, count in done.items()]
+        return [f"Not finished; seeds done: {', '.join(counts)}."]
+    if len({tuple(found) for found in seeds.values()}) > 1:
+        counts = [f"{arm} {len(found)}" for arm, found in seeds.items()]
+        return [f"Seeds: {', '.join(counts)}; two arms are compared over those that both have."]
+    return []
 
 
 def fidelity_note(record: RunRecord) -> str:
@@ -110,16 +121,15 @@ def _inception_line(fidelity: Mapping[str, Any]) -> str:
 
 
 def environment_lines(record: RunRecord) -> list[str]:
-    """What the run was made with; the command that repeats it is not among them."""
+    """What the run was made with; the commands that repeat it are not among them."""
     environment = record.environment
     versions = ", ".join(f"{k} {v}" for k, v in environment["versions"].items() if v)
     lines = [
         f"{hardware_line(environment)}; {versions}.",
         f"Last row finished {record.finished_at}.",
     ]
-    if environment["commit"]:
-        dirty = " with uncommitted changes" if environment["dirty"] else ""
-        lines.append(f"Commit `{environment['commit']}`{dirty}.")
+    if record.commits:
+        lines.append(f"Commit {', '.join(record.commits)}.")
     return lines
 
 

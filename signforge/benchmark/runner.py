@@ -127,7 +127,7 @@ def run_benchmark(
         check_generator(sampler, splits.train)
     environment = environment or describe_environment()
     dataset = describe_dataset(splits, sampler, gan_seconds)
-    open_run(run_dir, config, dataset, {**environment, "command": command})
+    open_run(run_dir, config, dataset, environment, command)
     write_target(run_dir, splits.test.labels.numpy().astype(np.int16))
 
     identity = config_hash(config)

@@ -120,14 +120,14 @@ def epoch_counts(summary: Summary) -> dict[str, tuple[int, ...]]:
 def summarise_run(run_dir: Path) -> Summary:
     """The summary of a run directory, from its own files alone.
 
+    All its rows count, also those that a call with other arms or seeds left: those of the last
+    call's arms come first, then the others in the order they were begun.
+
     Raises SignforgeError where it holds no finished row.
     """
     config = load_config(run_dir / "config.yaml").benchmark
     dataset = read_json(run_dir / "dataset.json")
-    wanted = range(config.first_seed, config.first_seed + config.seeds)
-    rows = [
-        row for row in read_rows(run_dir) if row["arm"] in config.arms and row["seed"] in wanted
-    ]
+    rows = read_rows(run_dir)
     predictions = {
         (row["arm"], row["seed"]): read_predictions(run_dir, row["arm"], row["seed"])
         for row in rows
@@ -136,7 +136,7 @@ def summarise_run(run_dir: Path) -> Summary:
         rows,
         predictions,
         read_target(run_dir),
-        arms=tuple(dict.fromkeys(config.arms)),
+        arms=tuple(dict.fromkeys([*config.arms, *(row["arm"] for row in rows)])),
         class_names=tuple(dataset["class_names"]),
         train_counts=tuple(dataset["splits"]["train"]["class_counts"]),
         resamples=config.bootstrap_resamples,

@@ -168,9 +168,8 @@ def test_rows_name_the_generator_that_was_trained(
     assert rows["real"]["gan_seconds"] == 0
     dataset = json.loads((finished / "dataset.json").read_text())
     assert dataset["generator"]["fingerprint"] == sampler.fingerprint
-    assert json.loads((finished / "environment.json").read_text())["command"] == (
-        "signforge benchmark"
-    )
+    environment = json.loads((finished / "environment.json").read_text())
+    assert environment["commands"] == ["signforge benchmark"]
     fidelity = json.loads((finished / "fidelity.json").read_text())
     assert fidelity["sampler_fingerprint"] == sampler.fingerprint
 

@@ -86,3 +86,28 @@ def test_a_benchmark_cut_short_is_reported_as_such(tmp_path, config, splits, sam
     write_report(tmp_path)
     text = (tmp_path / "results.md").read_text()
     assert "Not finished; seeds done: real 2 of 2, oversample 1 of 2, synthetic 1 of 2." in text
+
+
+def test_more_seeds_for_some_arms_join_the_report_of_the_others(tmp_path, config, splits, sampler):
+    def run(command, **keys):
+        benchmark = config.benchmark.model_copy(update=keys)
+        values = config.model_copy(update={"benchmark": benchmark})
+        run_benchmark(values, splits, sampler, tmp_path, command=command)
+
+    run("first", arms=("real", "oversample", "synthetic"))
+    run("second", arms=("synthetic", "real"), seeds=1, first_seed=2)
+    run("second", arms=("synthetic", "real"), seeds=1, first_seed=2)
+    summary = write_report(tmp_path)
+    assert {arm.arm: arm.seeds for arm in summary.arms} == {
+        "synthetic": (0, 1, 2),
+        "real": (0, 1, 2),
+        "oversample": (0, 1),
+    }
+    assert [arm.over_real.seeds for arm in summary.arms if arm.over_real] == [3, 2]
+    text = (tmp_path / "results.md").read_text()
+    assert "Seeds: synthetic 3, real 3, oversample 2; two arms are compared over" in text
+    assert "Not finished" not in text
+    assert "- To repeat: `first`\n- To repeat: `second`" in text
+    assert text.count("`second`") == 1
+    html = (tmp_path / "report.html").read_text(encoding="utf-8")
+    assert "<pre>first\nsecond</pre>" in html

@@ -71,7 +71,7 @@ def test_every_arm_and_seed_has_one_complete_row(finished, config, splits, sampl
         assert row["gate_sha256"] is None
         assert row["class_counts"] == ([120, 40, 24, 6] if row["arm"] == "real" else [120] * 4)
     environment = json.loads((run_dir / "environment.json").read_text())
-    assert environment["command"] == "repeat me"
+    assert environment["commands"] == ["repeat me"]
     dataset = json.loads((run_dir / "dataset.json").read_text())
     assert dataset["splits"]["train"]["class_counts"] == [120, 40, 24, 6]
     assert dataset["notes"][0] == "Squares are not signs."

@@ -57,7 +57,8 @@ def write_run(
         "dirty": True,
     }
     command = "signforge benchmark --data 'a <i>b</i>' && true"
-    write_json(folder / "environment.json", {**environment, "command": command})
+    repeat = {"command": command} if old else {"commands": [command]}
+    write_json(folder / "environment.json", {**environment, **repeat})
     if has_generator:
         write_json(folder / "fidelity.json", _fidelity(num_classes, generator_fingerprint, old=old))
 
@@ -100,6 +101,8 @@ def _row(arm: str, seed: int, preds: Any, target: Any, *, old: bool) -> dict[str
         "uses_generator": generative,
         "gan_seconds": 1234.4 if generative else 0.0,
         "classifier_seconds": 10.0,
+        "commit": "c0ffee",
+        "dirty": True,
         "finished_at": "2026-01-01T00:00:00+00:00",
     }
     if not old:
