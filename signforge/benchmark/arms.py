@@ -20,6 +20,7 @@ from signforge.balance.dataset import SyntheticBalancedDataset
 from signforge.balance.gate import Gate
 from signforge.balance.lighting import BorrowedLight, Relight
 from signforge.balance.real_sampler import RealImageSampler
+from signforge.balance.relit_images import RelitImages
 from signforge.balance.strategy import SamplingStrategy, resolve_sampling_strategy
 from signforge.benchmark.repeat_sampler import RepeatSampler
 from signforge.classify.losses import (
@@ -66,7 +67,8 @@ class ArmSetup:
     class_counts: images of each class that an epoch shows, (C,).
     ending: images that the last layer alone is tuned on at the end, within the same steps.
     cosine_scale: as in ``build_classifier``, for losses that need cosines.
-    only_real: whether what a SyntheticBalancedDataset adds are real images too, changed or not.
+    only_real: whether every image shown is a real one, changed or not, though ``dataset`` is not
+        the training images themselves.
     uses_generator, uses_gate: whether their training times are part of this arm's cost.
     """
 
@@ -108,6 +110,18 @@ def real(train: LabeledImages, context: ArmContext) -> ArmSetup:
     """The training images as they are."""
     del context
     return ArmSetup(dataset=train, class_counts=_counts(train.class_counts))
+
+
+def real_relit(train: LabeledImages, context: ArmContext) -> ArmSetup:
+    """The training images as many as they are, half of them in the light of any class's image.
+
+    What borrowed light does as an augmentation, without a generator and without balancing.
+    """
+    return ArmSetup(
+        dataset=RelitImages(train, _any_light(train), seed=context.seed),
+        class_counts=_counts(train.class_counts),
+        only_real=True,
+    )
 
 
 def oversample(train: LabeledImages, context: ArmContext) -> ArmSetup:
@@ -193,6 +207,7 @@ ARMS: Mapping[str, Arm] = MappingProxyType(
         "synthetic_ungated": synthetic_ungated,
         "synthetic_tenth": synthetic_tenth,
         "synthetic_then_real": synthetic_then_real,
+        "real_relit": real_relit,
         "synthetic_relit": synthetic_relit,
         "synthetic_tenth_relit": synthetic_tenth_relit,
         "oversample_relit": oversample_relit,

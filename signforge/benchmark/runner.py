@@ -270,7 +270,11 @@ def _filling(setup: ArmSetup, train: LabeledImages) -> dict[str, Any]:
         return {"oversampled_counts": repeated, "acceptance": none_for_nan(dataset.acceptance)}
     own = train.class_counts.tolist()
     pairs = zip(setup.class_counts, own, strict=True)
-    added = [max(shown - real, 0) for shown, real in pairs] if dataset is train else None
+    added = (
+        [max(shown - real, 0) for shown, real in pairs]
+        if dataset is train or setup.only_real
+        else None
+    )
     return {"oversampled_counts": added, "acceptance": [None] * train.num_classes}
 
 

@@ -58,7 +58,7 @@ def test_every_arm_shows_the_counts_that_it_says(splits, sampler, name):
     expected |= dict.fromkeys(
         ("synthetic_tenth", "synthetic_tenth_relit", "oversample_tenth_relit"), tenth
     )
-    expected |= {**dict.fromkeys(LOSS_ARMS, (120, 40, 24, 6))}
+    expected |= dict.fromkeys((*LOSS_ARMS, "real_relit"), (120, 40, 24, 6))
     assert setup.class_counts == expected.get(name, full)
 
 
@@ -99,6 +99,16 @@ def test_relit_arms_change_the_light_of_what_they_add_and_nothing_else(splits, s
     lights = train.images.float().mean((1, 2, 3))
     assert lit.float().mean((1, 2, 3)).max() <= lights.max() + 1
     assert not torch.equal(real, lit)
+
+
+def test_real_relit_changes_the_light_of_about_half_of_the_images(splits):
+    setup = ARMS["real_relit"](splits.train, context())
+    same = [torch.equal(a[0], b[0]) for a, b in zip(setup.dataset, splits.train, strict=True)]
+    assert 65 <= sum(same) <= 125
+    other = ARMS["real_relit"](splits.train, context(seed=1))
+    assert not all(
+        torch.equal(a[0], b[0]) for a, b in zip(setup.dataset, other.dataset, strict=True)
+    )
 
 
 def test_the_gate_decides_what_synthetic_draws(splits, sampler):
