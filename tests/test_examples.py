@@ -8,7 +8,9 @@ import subprocess
 import sys
 
 import pytest
+import torch
 
+from signforge.benchmark.folder import read_rows
 from signforge.config import GanConfig
 from signforge.data.names import GTSRB_CLASS_COUNTS, GTSRB_CLASS_NAMES
 from signforge.gan.sampler import GeneratorCard, build_generator, save_sampler
@@ -99,3 +101,16 @@ def test_template_renderer_is_a_class_of_ten_lines():
     docstring = ast.get_docstring(renderer)
     assert docstring
     assert len([line for line in lines if line.strip() and '"""' not in line]) <= 10
+
+
+def test_own_arm_runs(monkeypatch, tmp_path, capsys):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "argv", ["own_arm.py"])
+    runpy.run_path(str(EXAMPLES / "own_arm.py"), run_name="__main__")
+    assert "square_root" in capsys.readouterr().out
+    rows = read_rows(tmp_path / "runs/own-arm")
+    arms = ["real", "square_root", "square_root+focal_loss"]
+    assert [(row["arm"], row["seed"]) for row in rows] == [(a, s) for s in (0, 1) for a in arms]
+    counts, repeated = (torch.tensor(row["class_counts"]) for row in rows[:2])
+    assert torch.equal(repeated, (counts * counts.max()).double().sqrt().round().long())
+    assert (tmp_path / "runs/own-arm/report.html").is_file()

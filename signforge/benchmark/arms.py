@@ -242,20 +242,21 @@ def select_arms(names: Sequence[str], arms: Mapping[str, Arm] = ARMS) -> dict[st
 
 def needs_generator(names: Sequence[str]) -> bool:
     """Whether a shipped arm among ``names`` draws from a generator."""
-    return not _GENERATIVE.isdisjoint(_parts(names))
+    return not _GENERATIVE.isdisjoint(arms_within(names))
 
 
 def may_use_gate(names: Sequence[str]) -> bool:
     """Whether an arm among ``names`` draws through the gate, or is not a shipped one and may."""
-    return not _UNGATED.issuperset(_parts(names))
+    return not _UNGATED.issuperset(arms_within(names))
 
 
 def needs_cosines(names: Sequence[str]) -> bool:
     """Whether a shipped arm among ``names`` wants a classifier whose last layer gives cosines."""
-    return "ldam_drw" in _parts(names)
+    return "ldam_drw" in arms_within(names)
 
 
-def _parts(names: Sequence[str]) -> set[str]:
+def arms_within(names: Sequence[str]) -> set[str]:
+    """The arms that ``names`` are made of, combinations taken apart."""
     return {part for name in names for part in name.split("+")}
 
 

@@ -1,6 +1,6 @@
 """The main job: from a config to a finished report, training whatever is not there yet."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -8,7 +8,14 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from signforge.benchmark.arms import needs_cosines, needs_generator, select_arms
+from signforge.benchmark.arms import (
+    ARMS,
+    Arm,
+    arms_within,
+    needs_cosines,
+    needs_generator,
+    select_arms,
+)
 from signforge.benchmark.fidelity import measure_fidelity
 from signforge.benchmark.folder import Row
 from signforge.benchmark.gallery import most_changed, save_gallery
@@ -83,6 +90,7 @@ def run_main_job(
     splits: PreparedSplits,
     run_dir: Path,
     *,
+    arms: Mapping[str, Arm] = ARMS,
     generator: str | Path | None = None,
     run_jobs: Executor | None = None,
     command: str = "",
@@ -93,17 +101,19 @@ def run_main_job(
     Everything lands in ``run_dir``; called again with the same config it goes on where it
     stopped and repeats nothing that is finished.
 
-    generator: as for ``open_sampler``.
+    arms: what the names in ``config.benchmark.arms`` mean, one's own among them.
+    generator: as for ``open_sampler``. Arms of one's own get it; for them none is trained.
     run_jobs: as in ``run_benchmark``.
 
     Raises SignforgeError as its parts do, and Stopped where ``display.should_stop`` said so.
     """
     display = display or JobDisplay()
-    _refuse_early(config, splits)
+    _refuse_early(config, splits, arms)
     for folder in (run_dir, *(run_dir / name for name in WRITTEN_FOLDERS)):
         remove_leftovers(folder)
     sampler = None
-    if needs_generator(config.benchmark.arms):
+    own_arms = not ARMS.keys() >= arms_within(config.benchmark.arms)
+    if needs_generator(config.benchmark.arms) or (own_arms and generator is not None):
         sampler = find_generator(config, splits, generator)
         if sampler is None:
             sampler = _trained_generator(config, splits, run_dir / GENERATOR, display)
@@ -121,6 +131,7 @@ def run_main_job(
         splits,
         sampler,
         run_dir,
+        arms=arms,
         gan_seconds=sampler.card.seconds if isinstance(sampler, GanSampler) else 0.0,
         command=command,
         run_jobs=run_jobs,
@@ -136,9 +147,9 @@ def run_main_job(
     return summary
 
 
-def _refuse_early(config: Config, splits: PreparedSplits) -> None:
+def _refuse_early(config: Config, splits: PreparedSplits, arms: Mapping[str, Arm]) -> None:
     """Raises what a misspelt arm or classifier would raise only after the GAN's training."""
-    select_arms(config.benchmark.arms)
+    select_arms(config.benchmark.arms, arms)
     check_trackers(config.gan.trackers)
     find_inception_weights(config.benchmark.inception_weights)
     if splits.train.num_classes < 2:

@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from signforge.benchmark import job as job_module
+from signforge.benchmark.arms import ARMS, ArmContext, ArmSetup
 from signforge.benchmark.folder import read_rows
 from signforge.benchmark.job import GENERATOR, JobDisplay, Stopped, find_generator, run_main_job
 from signforge.config import Config
@@ -234,6 +235,26 @@ def test_arms_without_a_generator_train_none(
     assert {row["arm"] for row in read_rows(tmp_path)} == {"real", "oversample"}
     assert not (tmp_path / GENERATOR).exists()
     assert not (tmp_path / "fidelity.json").exists()
+
+
+def test_arms_of_ones_own_get_the_given_generator(
+    tmp_path: Path, job_config: Config, splits: PreparedSplits, generator: Path
+) -> None:
+    seen: list[str] = []
+
+    def mine(train: LabeledImages, context: ArmContext) -> ArmSetup:
+        assert context.sampler is not None
+        seen.append(context.sampler.fingerprint)
+        return ARMS["real"](train, context)
+
+    config = with_arms(job_config, "real", "mine", "mine+focal_loss")
+    with pytest.raises(SignforgeError, match="Unknown arm 'mine'"):
+        run_main_job(config, splits, tmp_path)
+    run_main_job(config, splits, tmp_path, arms={**ARMS, "mine": mine}, generator=generator)
+    sampler = find_generator(job_config, splits, generator)
+    assert sampler is not None
+    assert seen == [sampler.fingerprint] * 2
+    assert (tmp_path / "fidelity.json").is_file()
 
 
 def test_a_foreign_generator_is_refused_before_anything_is_written(
