@@ -172,8 +172,14 @@ class ClassifierConfig(Section):
 class BenchmarkConfig(Section):
     """Which arms, how often."""
 
-    arms: tuple[str, ...] = ("real", "oversample", "synthetic")
-    seeds: int = Field(2, ge=1)
+    arms: tuple[str, ...] = (
+        "real",
+        "oversample",
+        "class_balanced_loss",
+        "logit_adjustment",
+        "synthetic",
+    )
+    seeds: int = Field(3, ge=1)
     """Number of paired repetitions; seed s uses the same initial weights in every arm."""
     first_seed: int = 0
     extractor_steps: int = Field(800, ge=1)

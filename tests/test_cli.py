@@ -94,7 +94,8 @@ def benchmark_args(signs: Path, out: Path, *args: object) -> tuple[object, ...]:
         "balance.gate_tau=0",
     )
     small = [part for text in (*settings, "classifier.batch_size=16") for part in ("--set", text)]
-    classifier = ("--classifier", "test_resnet", "--steps", 3, "--seeds", 2)
+    arms = ("--arms", "real,oversample,synthetic")
+    classifier = ("--classifier", "test_resnet", "--steps", 3, "--seeds", 2, *arms)
     return ("benchmark", "--data", signs, *DATA, *GAN, "--out", out, *classifier, *small, *args)
 
 

@@ -75,7 +75,12 @@ def config() -> Config:
             # A gate of three steps would keep nothing; the tests of the gate ask for a real one.
             "balance": {"gate_tau": 0.0},
             "classifier": {"name": "test_resnet", "steps": 3, "batch_size": 16, "device": "cpu"},
-            "benchmark": {"seeds": 2, "bootstrap_resamples": 200, "extractor_steps": 5},
+            "benchmark": {
+                "arms": ["real", "oversample", "synthetic"],
+                "seeds": 2,
+                "bootstrap_resamples": 200,
+                "extractor_steps": 5,
+            },
         },
         "test",
     )
