@@ -4,7 +4,7 @@ Everything comes from the files of the run directory; each call begins a run of 
 a benchmark that was resumed is logged whole.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
 from signforge.benchmark.folder import Row, read_json, read_rows
@@ -72,10 +72,20 @@ def arm_values(arm: ArmSummary) -> dict[str, float]:
 
 
 def fidelity_values(fidelity: Mapping[str, object]) -> dict[str, float]:
-    """The single figures of fidelity.json: ``{"fidelity/fd": 2.0, ...}``."""
-    return {
-        f"fidelity/{name}": value for name, value in fidelity.items() if isinstance(value, float)
-    }
+    """The single figures of fidelity.json: ``{"fidelity/fd": 2.0, "fidelity/cas/top1": 0.9, ...}``.
+
+    Figures of each class, which are lists, stay in the file.
+    """
+    return dict(_figures(fidelity, "fidelity"))
+
+
+def _figures(values: Mapping[str, object], path: str) -> Iterator[tuple[str, float]]:
+    for name, value in values.items():
+        if isinstance(value, float):
+            yield f"{path}/{name}", value
+        # How the classifier of the accuracy score was trained is a setting, not a figure.
+        elif isinstance(value, Mapping) and name != "made_by":
+            yield from _figures(value, f"{path}/{name}")
 
 
 def _metric_name(arm: str) -> str:

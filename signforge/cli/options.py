@@ -16,7 +16,7 @@ from signforge.errors import SignforgeError
 
 SOURCE_HELP = (
     "'demo', or a path: GTSRB's official zips or tree, torchvision's or Kaggle's GTSRB, train.p "
-    "pickles, or a folder with one folder of images a class."
+    "pickles, or a folder with one folder of images a class; or plugin:NAME:ARGUMENT."
 )
 
 

@@ -10,6 +10,7 @@ from signforge.data.gtsrb import download_gtsrb
 from signforge.data.load import load_splits
 from signforge.data.splits import PreparedSplits, prepare_splits
 from signforge.errors import SignforgeError
+from signforge.plugins import parse_plugin_address
 from signforge.progress import Track, no_progress
 
 
@@ -41,6 +42,8 @@ def download_if_asked(config: DataConfig, download: bool) -> DataConfig:
     """With ``download``, fetches GTSRB by torchvision to where ``config.source`` points."""
     if not download:
         return config
-    if config.source == "demo":
-        raise SignforgeError("--download needs a folder to download GTSRB to, not 'demo'.")
+    if config.source == "demo" or parse_plugin_address(config.source):
+        raise SignforgeError(
+            f"--download needs a folder to download GTSRB to, not {config.source!r}."
+        )
     return config.model_copy(update={"source": str(download_gtsrb(Path(config.source)))})

@@ -97,7 +97,9 @@ def test_a_tracker_that_cannot_be_opened_costs_no_report(
 def test_what_is_not_known_is_left_out(summary: Summary) -> None:
     row = {"arm": "real", "seed": 0, "top1": 0.5, "few": None, "class_counts": [1]}
     assert row_values(row) == {"real/top1": 0.5}
-    assert fidelity_values({"fd": 2.0, "n": 480, "extractor": "x"}) == {"fidelity/fd": 2.0}
+    cas = {"top1": 0.5, "few": None, "per_class_recall": [0.1], "made_by": {"learning_rate": 0.1}}
+    fidelity = {"fd": 2.0, "n": 480, "extractor": "x", "coverage": None, "cas": cas}
+    assert fidelity_values(fidelity) == {"fidelity/fd": 2.0, "fidelity/cas/top1": 0.5}
     real, other = (arm_values(arm) for arm in summary.arms)
     assert set(real) == {"real/mean_macro_accuracy", "real/mean_top1"}
     name = "synthetic_tenth-focal_loss/gain_over_real"

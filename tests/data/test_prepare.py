@@ -90,9 +90,10 @@ def test_nothing_is_downloaded_unasked():
     assert download_if_asked(config, download=False) is config
 
 
-def test_a_download_needs_a_folder():
-    with pytest.raises(SignforgeError, match="--download needs a folder"):
-        download_if_asked(DataConfig(source="demo"), download=True)
+@pytest.mark.parametrize("source", ["demo", "plugin:mine:here"])
+def test_a_download_needs_a_folder(source):
+    with pytest.raises(SignforgeError, match=f"--download needs a folder .* not '{source}'"):
+        download_if_asked(DataConfig(source=source), download=True)
 
 
 def test_a_download_points_the_config_at_what_it_fetched(tmp_path, monkeypatch):
