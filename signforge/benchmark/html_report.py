@@ -28,7 +28,15 @@ from signforge.benchmark.geometry import (
 from signforge.benchmark.protocol import environment_lines, fidelity_note, protocol_lines
 from signforge.benchmark.record import RunRecord
 from signforge.benchmark.statistics import Gain
-from signforge.benchmark.summary import SHOT_GROUPS, ArmSummary, Summary, epoch_counts, rare_first
+from signforge.benchmark.summary import (
+    SHOT_GROUPS,
+    ArmSummary,
+    Summary,
+    contenders,
+    epoch_counts,
+    rare_first,
+    shown_by_class,
+)
 from signforge.benchmark.tables import (
     accuracy_table,
     class_table,
@@ -40,8 +48,6 @@ from signforge.benchmark.tables import (
 from signforge.benchmark.verdict import points
 
 TEMPLATES = Path(__file__).parent / "templates"
-ALWAYS_SHOWN = 3
-"""Up to so many arms the dot plot opens with all of them, else with the two contenders."""
 
 
 @dataclass(frozen=True)
@@ -71,10 +77,6 @@ def report_html(run_dir: Path, summary: Summary, record: RunRecord) -> str:
     fidelity = record.fidelity
     real_macro = real_macro_accuracy(summary, record)
     gaining = [arm for arm in summary.arms if arm.class_gains]
-    contenders = [
-        arm for arm in gaining if arm.arm in (summary.best_cheap, summary.best_generative)
-    ]
-    shown = gaining if len(gaining) <= ALWAYS_SHOWN or not contenders else contenders
     series = epoch_counts(summary)
     order = rare_first(summary)
     gained, lost = most_changed(summary)
@@ -91,17 +93,17 @@ def report_html(run_dir: Path, summary: Summary, record: RunRecord) -> str:
         accuracy=accuracy_table(summary),
         cost=cost_table(summary),
         gaining=gaining,
-        shown=shown,
-        series_of={arm.arm: number for number, arm in enumerate(summary.arms)},
+        shown=shown_by_class(summary),
+        series_of=_series(summary),
         order=order,
-        class_axis=gain_axis([gain for arm in shown for gain in arm.class_gains]),
+        class_axis=gain_axis([gain for arm in shown_by_class(summary) for gain in arm.class_gains]),
         mark_of=mark,
         recall=class_table(summary),
         series=series,
         bars=columns(series, order[::-1]),
         count_ticks=count_ticks(series),
         counts=counts_table(summary),
-        confusions=_confusions(run_dir, summary, contenders),
+        confusions=_confusions(run_dir, summary, contenders(summary)),
         gained=gained,
         lost=lost,
         gain_of=_gain_of(summary),
@@ -115,6 +117,12 @@ def report_html(run_dir: Path, summary: Summary, record: RunRecord) -> str:
         protocol=protocol_lines(record, summary.arms),
         environment=environment_lines(record),
     )
+
+
+def _series(summary: Summary) -> dict[str, int]:
+    """Number of each arm's mark; those that stand side by side first, so that they differ most."""
+    order = [BASELINE, *(arm.arm for arm in (*shown_by_class(summary), *summary.arms))]
+    return {arm: number for number, arm in enumerate(dict.fromkeys(order))}
 
 
 def _forest(gains: Sequence[Gain | None]) -> dict[str, Any]:
@@ -134,14 +142,12 @@ def _group_gains(summary: Summary) -> dict[str, list[Gain | None]]:
     return {title: gains for title, gains in found.items() if any(gains)}
 
 
-def _confusions(
-    run_dir: Path, summary: Summary, contenders: Sequence[ArmSummary]
-) -> list[Confusions]:
+def _confusions(run_dir: Path, summary: Summary, arms: Sequence[ArmSummary]) -> list[Confusions]:
     """For each contender, over the seeds that it shares with ``real``."""
     seeds_of = {arm.arm: set(arm.seeds) for arm in summary.arms}
     target = read_target(run_dir)
     found = []
-    for arm in contenders:
+    for arm in arms:
         seeds = sorted(seeds_of[arm.arm] & seeds_of[BASELINE])
         preds, baseline = (
             np.stack([read_predictions(run_dir, name, seed) for seed in seeds])

@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 from matplotlib.figure import Figure
 
-from signforge.benchmark.summary import Summary, epoch_counts, rare_first
+from signforge.benchmark.summary import Summary, epoch_counts, rare_first, shown_by_class
 from signforge.files import write_atomically
 
 # Okabe & Ito's colours, told apart by colour-blind readers too; vermilion is kept for losses.
@@ -16,10 +16,11 @@ COLORS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#F0E442", "#00
 def save_per_class_gain(path: Path, summary: Summary) -> None:
     """Dots with 95 % intervals: recall gained over ``real``, classes from rare to frequent.
 
-    Writes a PNG; one that says so where no arm could be compared with ``real``.
+    Of the arms of ``shown_by_class``. Writes a PNG; one that says so where no arm could be compared
+    with ``real``.
     """
     order = rare_first(summary)
-    arms = [arm for arm in summary.arms if arm.class_gains]
+    arms = shown_by_class(summary)
     figure = Figure(figsize=(9, 1.6 + 0.3 * len(order)), layout="constrained")
     axes = figure.subplots()
     axes.axvline(0, color="0.4", linewidth=1)
@@ -38,7 +39,7 @@ def save_per_class_gain(path: Path, summary: Summary) -> None:
             fmt="o",
             markersize=4,
             elinewidth=1,
-            color=COLORS[summary.arms.index(arm) % len(COLORS)],
+            color=COLORS[number % len(COLORS)],
             label=arm.arm,
         )
     axes.set_yticks(rows, [_class_label(summary, label) for label in order], fontsize=8)
@@ -69,7 +70,7 @@ def save_class_balance(path: Path, summary: Summary) -> None:
     axes.set_xlabel("class")
     axes.set_ylabel("images in an epoch")
     axes.set_title("Images of each class before and after balancing")
-    figure.legend(loc="outside upper right", ncols=len(series))
+    figure.legend(loc="outside upper left", ncols=1, fontsize=8)
     _save(figure, path)
 
 

@@ -16,6 +16,8 @@ from signforge.data.splits import shot_group
 from signforge.errors import SignforgeError
 
 SHOT_GROUPS = ("many", "medium", "few")
+SHOWN_TOGETHER = 3
+"""Arms that a picture or a table of all classes can hold and still be read."""
 
 
 @dataclass(frozen=True)
@@ -94,6 +96,21 @@ class Summary:
     test_counts: tuple[int, ...]
 
 
+def contenders(summary: Summary) -> list[ArmSummary]:
+    """The arms that the verdict puts to the test, of those that were compared with ``real``."""
+    chosen = (summary.best_cheap, summary.best_generative)
+    return [arm for arm in summary.arms if arm.arm in chosen and arm.class_gains]
+
+
+def shown_by_class(summary: Summary) -> list[ArmSummary]:
+    """Arms whose gain of each class can be looked at side by side: all of a few, else the two
+    contenders.
+    """
+    gaining = [arm for arm in summary.arms if arm.class_gains]
+    few = len(gaining) <= SHOWN_TOGETHER
+    return gaining if few else contenders(summary) or gaining[:SHOWN_TOGETHER]
+
+
 def rare_first(summary: Summary) -> list[int]:
     """Classes from the fewest training images to the most."""
     return sorted(range(len(summary.class_names)), key=lambda c: (summary.train_counts[c], c))
@@ -120,8 +137,8 @@ def epoch_counts(summary: Summary) -> dict[str, tuple[int, ...]]:
 def summarise_run(run_dir: Path) -> Summary:
     """The summary of a run directory, from its own files alone.
 
-    All its rows count, also those that a call with other arms or seeds left: those of the last
-    call's arms come first, then the others in the order they were begun.
+    All its rows count, also those that a call with other arms or seeds left. ``real`` comes first,
+    then the last call's arms, then the others in the order they finished.
 
     Raises SignforgeError where it holds no finished row.
     """
@@ -136,7 +153,7 @@ def summarise_run(run_dir: Path) -> Summary:
         rows,
         predictions,
         read_target(run_dir),
-        arms=tuple(dict.fromkeys([*config.arms, *(row["arm"] for row in rows)])),
+        arms=tuple(dict.fromkeys([BASELINE, *config.arms, *(row["arm"] for row in rows)])),
         class_names=tuple(dataset["class_names"]),
         train_counts=tuple(dataset["splits"]["train"]["class_counts"]),
         resamples=config.bootstrap_resamples,

@@ -10,10 +10,13 @@ from signforge.benchmark.record import RunRecord
 from signforge.benchmark.statistics import Gain
 from signforge.benchmark.summary import (
     SHOT_GROUPS,
+    SHOWN_TOGETHER,
     Spread,
     Summary,
+    contenders,
     epoch_counts,
     rare_first,
+    shown_by_class,
 )
 from signforge.benchmark.verdict import points
 
@@ -142,11 +145,16 @@ def counts_table(summary: Summary) -> Table:
 
 
 def synthetic_table(summary: Summary, record: RunRecord) -> Table | None:
-    """One line a class, rarest first: how well its synthetic images passed; None without any."""
+    """One line a class, rarest first: how well its synthetic images passed; None without any.
+
+    Of many arms that the gate judged, those alone that the verdict looks at.
+    """
     found: dict[str, Sequence[float | None]] = {}
     if record.fidelity is not None:
         found["label agreement %"] = record.fidelity["per_class_label_agreement"]
     gated = [arm for arm in summary.arms if any(share is not None for share in arm.acceptance)]
+    if len(gated) > SHOWN_TOGETHER:
+        gated = [arm for arm in gated if arm in contenders(summary)]
     for arm in gated:
         found[f"kept by the gate, {arm.arm} %"] = arm.acceptance
     gate = record.dataset.get("gate")
@@ -176,8 +184,10 @@ def synthetic_table(summary: Summary, record: RunRecord) -> Table | None:
 
 
 def class_table(summary: Summary) -> Table:
-    """One line a class, rarest first: recall of each arm and gains over ``real``."""
-    gaining = [arm for arm in summary.arms if arm.class_gains]
+    """One line a class, rarest first: recall of each arm, and gains over ``real`` of the arms of
+    ``shown_by_class``.
+    """
+    gaining = shown_by_class(summary)
     return Table(
         title="Recall of each class",
         header=(

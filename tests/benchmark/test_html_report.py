@@ -223,6 +223,21 @@ def test_many_arms_open_with_the_two_contenders(page):
     assert len(checked) == 4
 
 
+def test_no_two_arms_share_a_mark(tmp_path):
+    arms = ("real", *(f"oversample{n}" for n in range(20)), "synthetic")
+    write_run(tmp_path, arms=arms, seeds=2)
+    write_report(tmp_path)
+    text = (tmp_path / "report.html").read_text(encoding="utf-8")
+    marks = re.findall(r"<title>Mark of [^<]*</title>(.*?)</label>", text, re.DOTALL)
+    shapes = [
+        re.search(r'<g fill="([^"]+)".*?<(circle|path) (\w="[^"]+")', mark, re.DOTALL)
+        for mark in marks
+    ]
+    assert len({found.groups() for found in shapes}) == len(marks) == 21
+    colours = re.findall(r'<input[^>]*checked>.*?fill="([^"]+)"', text, re.DOTALL)
+    assert len(set(colours)) == 2
+
+
 def test_the_template_lies_in_the_package():
     folder = Path(signforge.benchmark.__file__).parent / "templates"
     assert {path.name for path in folder.iterdir()} == {"report.html", "report.css", "macros.html"}

@@ -105,7 +105,7 @@ def test_more_seeds_for_some_arms_join_the_report_of_the_others(tmp_path, config
     }
     assert [arm.over_real.seeds for arm in summary.arms if arm.over_real] == [3, 2]
     text = (tmp_path / "results.md").read_text()
-    assert "Seeds: synthetic 3, real 3, oversample 2; two arms are compared over" in text
+    assert "Seeds: real 3, synthetic 3, oversample 2; two arms are compared over" in text
     assert "Not finished" not in text
     assert "- To repeat: `first`\n- To repeat: `second`" in text
     assert text.count("`second`") == 1

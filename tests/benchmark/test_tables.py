@@ -7,7 +7,7 @@ import pytest
 from signforge.benchmark.class_fidelity_table import fidelity_class_table, real_macro_accuracy
 from signforge.benchmark.protocol import fidelity_note
 from signforge.benchmark.record import read_record
-from signforge.benchmark.summary import summarise_run
+from signforge.benchmark.summary import shown_by_class, summarise_run
 from signforge.benchmark.tables import (
     accuracy_table,
     arms_table,
@@ -179,3 +179,18 @@ def test_unknown_inception_weights_are_said(run_dir):
     assert "unknown" not in fidelity_note(dataclasses.replace(record, fidelity=known))
     few = {**record.fidelity, "coverage": None}
     assert "Too few groups" in fidelity_note(dataclasses.replace(record, fidelity=few))
+
+
+def test_of_many_arms_classes_show_the_two_of_the_verdict(tmp_path):
+    names = ("synthetic", "synthetic_tenth", "synthetic_relit", "synthetic_then_real")
+    write_run(tmp_path, arms=("oversample", "focal_loss", *names, "real"))
+    summary = summarise_run(tmp_path)
+    assert [arm.arm for arm in summary.arms][:2] == ["real", "oversample"]
+    chosen = {summary.best_cheap, summary.best_generative}
+    assert {arm.arm for arm in shown_by_class(summary)} == chosen
+    header = class_table(summary).header
+    assert {name.removesuffix(" over real") for name in header if "over real" in name} == chosen
+    assert len([name for name in header if name.endswith(" %")]) == len(summary.arms)
+    judged = synthetic_table(summary, read_record(tmp_path)).header
+    kept = [name for name in judged if name.startswith("kept by the gate")]
+    assert kept == [f"kept by the gate, {summary.best_generative} %"]
