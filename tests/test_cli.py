@@ -573,6 +573,29 @@ def test_an_error_as_the_shell_sees_it(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
+def test_a_training_stopped_before_its_first_step_says_so(tmp_path: Path, signs: Path) -> None:
+    run = tmp_path / "run"
+    endless = ("--set", "gan.guide_steps=1000000")
+    args = program(*train_args(signs, run, "--json", *endless))
+    training = subprocess.Popen(args, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    try:
+        deadline = time.monotonic() + 120
+        while not (run / "real.png").exists():  # the last file before the guide
+            assert training.poll() is None, training.communicate()
+            assert time.monotonic() < deadline
+            time.sleep(0.05)
+        time.sleep(0.5)
+        training.send_signal(signal.SIGTERM)
+        out, err = training.communicate(timeout=60)
+    finally:
+        training.kill()
+        training.wait()
+    assert (training.returncode, "Traceback" in err) == (143, False)
+    assert json.loads(out) == {"run": str(run), "seen_kimg": 0, "stopped": True}
+    assert run_cli(*train_args(signs, run, "--json", kimg=0.1)).json()["seen_kimg"] > 0
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
 def test_a_stopped_training_goes_on(
     tmp_path: Path, signs: Path, number: signal.Signals, code: int

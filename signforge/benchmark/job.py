@@ -37,6 +37,7 @@ from signforge.gan.open_sampler import open_sampler
 from signforge.gan.run import GRID_COLUMNS, GRID_SEED, row_names
 from signforge.gan.sampler import ClassConditionalSampler, GanSampler
 from signforge.gan.trackers import check_trackers
+from signforge.gan.training import StoppedBeforeStart
 from signforge.progress import Track, no_progress
 
 GENERATOR = "generator"
@@ -173,9 +174,12 @@ def _trained_generator(
     resume = bool(list_checkpoints(run))
     display.message(f"{'Resuming' if resume else 'Training'} the GAN in {run}.")
     with display.gan() as shown:
-        sampler = train_observed(
-            config, splits, run, resume=resume, should_stop=display.should_stop, display=shown
-        )
+        try:
+            sampler = train_observed(
+                config, splits, run, resume=resume, should_stop=display.should_stop, display=shown
+            )
+        except StoppedBeforeStart:
+            raise Stopped from None
     if display.should_stop():
         raise Stopped
     return sampler

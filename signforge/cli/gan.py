@@ -36,6 +36,7 @@ def train_cgan(
     from signforge.data.prepare import download_if_asked, load_prepared_splits
     from signforge.evaluate.observed import train_observed
     from signforge.gan.distributed import by_first, largest, process_group
+    from signforge.gan.training import StoppedBeforeStart
     from signforge.live import gan_display
     from signforge.terminal import (
         StopSignals,
@@ -63,12 +64,19 @@ def train_cgan(
         print_notes(console, splits.notes)
         names = splits.train.class_names
         with StopSignals() as stop, gan_display(console, config.gan, names) as shown:
-            sampler = train_observed(
-                config, splits, out, resume=resume, should_stop=stop, display=shown
-            )
+            try:
+                sampler = train_observed(
+                    config, splits, out, resume=resume, should_stop=stop, display=shown
+                )
+            except StoppedBeforeStart:
+                sampler = None
         exit_code = largest(stop.exit_code or 0)
         if is_first_process():
-            _print_run(out, sampler, json_output, stopped=exit_code > 0)
+            if sampler is None:
+                early = "Stopped before the first step; the same command starts anew."
+                print_result({"run": str(out), "seen_kimg": 0, "stopped": True}, early, json_output)
+            else:
+                _print_run(out, sampler, json_output, stopped=exit_code > 0)
     if exit_code:
         raise typer.Exit(exit_code)
 

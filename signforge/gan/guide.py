@@ -7,6 +7,7 @@ recognised about as well as a real image, it gains nothing from becoming more ty
 does what the hinge of ReACGAN does, Kang et al. 2021, section 4.2).
 """
 
+from collections.abc import Callable
 from itertools import pairwise
 
 import torch
@@ -67,9 +68,16 @@ def build_guide(config: GanConfig, *, num_classes: int, device: torch.device) ->
 
 
 def train_guide(
-    guide: nn.Module, batches: BatchSource, config: GanConfig, track: Track = no_progress
-) -> None:
-    """Trains for ``config.guide_steps`` steps (AdamW, one-cycle learning rate), then freezes."""
+    guide: nn.Module,
+    batches: BatchSource,
+    config: GanConfig,
+    should_stop: Callable[[], bool] = lambda: False,
+    track: Track = no_progress,
+) -> bool:
+    """Trains for ``config.guide_steps`` steps (AdamW, one-cycle learning rate), then freezes.
+
+    False if ``should_stop``, asked before every step, ended it; the guide is then of no use.
+    """
     optimizer = torch.optim.AdamW(
         guide.parameters(), lr=LEARNING_RATE, weight_decay=WEIGHT_DECAY, fused=True
     )
@@ -78,6 +86,8 @@ def train_guide(
     )
     guide.train().requires_grad_(True)
     for step in track(range(config.guide_steps), "guide", config.guide_steps):
+        if should_stop():
+            return False
         seed = derive_seed(config.seed, SEED_STREAM, step)
         rng = torch.Generator(batches.device).manual_seed(seed)
         images, labels = batches.batch(BATCH_SIZE, rng)
@@ -88,6 +98,7 @@ def train_guide(
         optimizer.step()
         schedule.step()
     guide.eval().requires_grad_(False)
+    return True
 
 
 def guide_loss(logits: Tensor, labels: Tensor, margin: float) -> Tensor:

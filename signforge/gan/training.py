@@ -76,6 +76,10 @@ class TrainingEvents:
     """Judges the EMA generator every ``probe_every_kimg`` and at the end."""
 
 
+class StoppedBeforeStart(Exception):  # noqa: N818  (not an error: the user asked for it)
+    """Stopped while the guide was trained: there is nothing yet to go on from."""
+
+
 @dataclass(frozen=True)
 class Due:
     """What is to be done between two steps."""
@@ -107,7 +111,8 @@ def train_cgan(
     Raises SignforgeError for a class without images, a batch that the processes cannot divide, a
     run that already exists (without ``resume``), nothing to resume, a file that cannot be written
     (the newest checkpoint is then as good as before), and values that stay not finite (naming
-    the last good checkpoint).
+    the last good checkpoint). Raises StoppedBeforeStart where ``events.should_stop`` said so before
+    there was a checkpoint.
     """
     events = events or TrainingEvents()
     _require_every_class(train)
@@ -125,7 +130,8 @@ def train_cgan(
     started = time.perf_counter() - progress.seconds
     if not resume:
         if state.guide is not None:
-            by_first(train_guide, state.guide, batches, config)
+            if not by_first(train_guide, state.guide, batches, config, events.should_stop):
+                raise StoppedBeforeStart
             copy_from_first(state.guide)
         seconds = of_first(time.perf_counter() - started)
         progress = replace(progress, seconds=seconds, status_seconds=seconds)

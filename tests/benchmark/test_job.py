@@ -268,7 +268,12 @@ def test_a_foreign_generator_is_refused_before_anything_is_written(
 def test_stopped_while_the_gan_trains(
     tmp_path: Path, job_config: Config, splits: PreparedSplits, finished: Path
 ) -> None:
-    display = JobDisplay(should_stop=stop_after(3))
+    guide_steps = job_config.gan.guide_steps
+    display = JobDisplay(should_stop=stop_after(guide_steps - 1))
+    with pytest.raises(Stopped):
+        run_main_job(job_config, splits, tmp_path, display=display)
+    assert not list_checkpoints(tmp_path / GENERATOR)
+    display = JobDisplay(should_stop=stop_after(guide_steps + 3))
     with pytest.raises(Stopped):
         run_main_job(job_config, splits, tmp_path, display=display)
     assert list_checkpoints(tmp_path / GENERATOR)

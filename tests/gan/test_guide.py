@@ -31,6 +31,16 @@ def trained(make_config, make_train, **changes):
     return guide, train
 
 
+def test_a_guide_stops_when_it_is_asked_to(make_config, make_train):
+    config = make_config(guide_steps=30)
+    guide = build_guide(config, num_classes=3, device=CPU)
+    asked = iter([False, False, True])
+    source = BatchSource(make_train(), "uniform", CPU)
+    assert train_guide(guide, source, config, lambda: next(asked)) is False
+    assert next(asked, None) is None
+    assert train_guide(guide, source, config) is True
+
+
 def test_a_trained_guide_knows_its_classes_and_is_frozen(make_config, make_train):
     guide, train = trained(make_config, make_train)
     assert not guide.training
