@@ -28,6 +28,7 @@ WEIGHT_DECAY = 0.05
 AUGMENT = ("color", "translation", "geometric")
 SEED_STREAM = 1
 """Keeps the guide's random numbers apart from those of the GAN's steps."""
+STOP_STEPS = 20
 
 
 class GuideClassifier(nn.Module):
@@ -76,7 +77,8 @@ def train_guide(
 ) -> bool:
     """Trains for ``config.guide_steps`` steps (AdamW, one-cycle learning rate), then freezes.
 
-    False if ``should_stop``, asked before every step, ended it; the guide is then of no use.
+    False if ``should_stop``, asked every ``STOP_STEPS`` steps, ended it; the guide is then of no
+    use.
     """
     optimizer = torch.optim.AdamW(
         guide.parameters(), lr=LEARNING_RATE, weight_decay=WEIGHT_DECAY, fused=True
@@ -86,7 +88,7 @@ def train_guide(
     )
     guide.train().requires_grad_(True)
     for step in track(range(config.guide_steps), "guide", config.guide_steps):
-        if should_stop():
+        if step % STOP_STEPS == STOP_STEPS - 1 and should_stop():
             return False
         seed = derive_seed(config.seed, SEED_STREAM, step)
         rng = torch.Generator(batches.device).manual_seed(seed)

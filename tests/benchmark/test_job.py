@@ -19,6 +19,7 @@ from signforge.data.splits import PreparedSplits
 from signforge.errors import SignforgeError
 from signforge.evaluate.observed import TrainingDisplay
 from signforge.gan.checkpoint import list_checkpoints
+from signforge.gan.guide import STOP_STEPS
 from signforge.gan.metrics import Status
 from signforge.gan.run import run_training
 
@@ -268,12 +269,7 @@ def test_a_foreign_generator_is_refused_before_anything_is_written(
 def test_stopped_while_the_gan_trains(
     tmp_path: Path, job_config: Config, splits: PreparedSplits, finished: Path
 ) -> None:
-    guide_steps = job_config.gan.guide_steps
-    display = JobDisplay(should_stop=stop_after(guide_steps - 1))
-    with pytest.raises(Stopped):
-        run_main_job(job_config, splits, tmp_path, display=display)
-    assert not list_checkpoints(tmp_path / GENERATOR)
-    display = JobDisplay(should_stop=stop_after(guide_steps + 3))
+    display = JobDisplay(should_stop=stop_after(3))
     with pytest.raises(Stopped):
         run_main_job(job_config, splits, tmp_path, display=display)
     assert list_checkpoints(tmp_path / GENERATOR)
@@ -283,6 +279,17 @@ def test_stopped_while_the_gan_trains(
     run_main_job(job_config, splits, tmp_path, display=JobDisplay(message=messages.append))
     assert messages[0] == f"Resuming the GAN in {tmp_path / GENERATOR}."
     assert scores(tmp_path) == scores(finished)  # as if it had never stopped
+
+
+def test_stopped_before_the_gan_has_anything_to_save(
+    tmp_path: Path, job_config: Config, splits: PreparedSplits
+) -> None:
+    gan = job_config.gan.model_copy(update={"guide_steps": STOP_STEPS})
+    config = job_config.model_copy(update={"gan": gan})
+    with pytest.raises(Stopped):
+        run_main_job(config, splits, tmp_path, display=JobDisplay(should_stop=lambda: True))
+    assert not list_checkpoints(tmp_path / GENERATOR)
+    assert run_main_job(config, splits, tmp_path).verdict
 
 
 def test_stopped_between_classifiers(

@@ -3,7 +3,7 @@ import torch
 from torch.nn import functional as F
 
 from signforge.gan.batches import BatchSource
-from signforge.gan.guide import build_guide, guide_loss, train_guide
+from signforge.gan.guide import STOP_STEPS, build_guide, guide_loss, train_guide
 
 CPU = torch.device("cpu")
 
@@ -34,11 +34,11 @@ def trained(make_config, make_train, **changes):
 def test_a_guide_stops_when_it_is_asked_to(make_config, make_train):
     config = make_config(guide_steps=30)
     guide = build_guide(config, num_classes=3, device=CPU)
-    asked = iter([False, False, True])
     source = BatchSource(make_train(), "uniform", CPU)
-    assert train_guide(guide, source, config, lambda: next(asked)) is False
-    assert next(asked, None) is None
-    assert train_guide(guide, source, config) is True
+    assert train_guide(guide, source, config, lambda: True) is False
+    asked = []
+    assert train_guide(guide, source, config, lambda: bool(asked.append(1))) is True
+    assert len(asked) == 30 // STOP_STEPS
 
 
 def test_a_trained_guide_knows_its_classes_and_is_frozen(make_config, make_train):
