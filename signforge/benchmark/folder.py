@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+from filelock import FileLock
 
 from signforge.config import Config, dump_config, load_config
 from signforge.errors import SignforgeError
@@ -103,17 +104,21 @@ def read_rows(run_dir: Path) -> list[Row]:
 
 
 def append_row(run_dir: Path, row: Mapping[str, Any]) -> None:
-    """Adds one line and waits until the disk has it; a cut-off line before it is removed."""
+    """Adds one line and waits until the disk has it; a cut-off line before it is removed.
+
+    Processes that add to one file take turns.
+    """
     line = json.dumps(row, allow_nan=False).encode() + b"\n"
     path = run_dir / "rows.jsonl"
-    path.touch()
-    with path.open("r+b") as file:
-        content = file.read()
-        file.seek(content.rfind(b"\n") + 1)
-        file.truncate()
-        file.write(line)
-        file.flush()
-        os.fsync(file.fileno())
+    with FileLock(run_dir / ".rows.lock"):
+        path.touch()
+        with path.open("r+b") as file:
+            content = file.read()
+            file.seek(content.rfind(b"\n") + 1)
+            file.truncate()
+            file.write(line)
+            file.flush()
+            os.fsync(file.fileno())
 
 
 def write_predictions(

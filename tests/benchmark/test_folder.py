@@ -1,0 +1,46 @@
+import json
+from multiprocessing import get_context
+from pathlib import Path
+
+import pytest
+
+from signforge.benchmark.folder import append_row, read_rows
+from signforge.errors import SignforgeError
+
+ROWS_EACH = 200
+
+
+def append_many(folder: Path, arm: str) -> None:
+    for seed in range(ROWS_EACH):
+        append_row(folder, {"arm": arm, "seed": seed, "per_class_recall": [0.5] * 1000})
+
+
+def test_processes_that_add_to_one_file_lose_no_row(tmp_path: Path) -> None:
+    arms = ("real", "oversample", "synthetic")
+    context = get_context("spawn")
+    processes = [context.Process(target=append_many, args=(tmp_path, arm)) for arm in arms]
+    for process in processes:
+        process.start()
+    for process in processes:
+        process.join()
+        assert process.exitcode == 0
+    rows = [(row["arm"], row["seed"]) for row in read_rows(tmp_path)]
+    assert len(rows) == len(arms) * ROWS_EACH
+    for arm in arms:
+        assert [seed for name, seed in rows if name == arm] == list(range(ROWS_EACH))
+
+
+def test_a_line_that_a_kill_cut_off_is_replaced(tmp_path: Path) -> None:
+    append_row(tmp_path, {"arm": "real", "seed": 0})
+    path = tmp_path / "rows.jsonl"
+    with path.open("a") as file:
+        file.write('{"arm": "real", "se')
+    assert [row["seed"] for row in read_rows(tmp_path)] == [0]
+    append_row(tmp_path, {"arm": "real", "seed": 1})
+    assert [json.loads(line)["seed"] for line in path.read_text().splitlines()] == [0, 1]
+
+
+def test_a_whole_line_that_is_no_row_is_named(tmp_path: Path) -> None:
+    (tmp_path / "rows.jsonl").write_text('{"arm": "real", "seed": 0}\n{"arm": "real"}\n')
+    with pytest.raises(SignforgeError, match="line 2"):
+        read_rows(tmp_path)
