@@ -159,7 +159,8 @@ def _train_discriminator(
         gamma = config.r1_gamma * config.r1_every_steps
         for images in both.chunk(2)[: 2 if config.loss == "relativistic" else 1]:
             inputs = images.detach().requires_grad_(True)
-            penalty = losses.r1_penalty(discriminator(inputs, told), inputs)
+            # ``forward``, since a call would run what ``compile`` made, which has one derivative.
+            penalty = losses.r1_penalty(discriminator.forward(inputs, told), inputs)
             (gamma * penalty).backward()  # type: ignore[no-untyped-call]
     means = [value.detach().mean() for value in (loss, real_logits, fake_logits)]
     finite = _update_if_finite(state.discriminator_optimizer, means)

@@ -1,6 +1,8 @@
 import copy
 import json
+from collections.abc import Iterator
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -197,6 +199,54 @@ def test_ordinary_steps_are_finite(make_config, make_train):
 
 def test_speed_is_measured_in_images_a_second(make_config, make_train):
     assert measure_images_per_second(make_config(), make_train(), steps=2) > 1
+
+
+# --- compiled ------------------------------------------------------------------------------------
+
+# torch's tracer looks at the gradient of every input, also of images that the generator made.
+tracing = pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor that is not a leaf")
+
+
+@pytest.fixture
+def compiles_cheaply(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[torch.nn.Module]]:
+    """Traces and differentiates ahead of time, as the default backend does, but writes no C++ nor
+    Triton: that takes a minute and a compiler, and changes no derivative. Yields what it compiled.
+    """
+    compiled = []
+    original = torch.compile
+
+    def spy(call, *args, **options):
+        compiled.append(call.__self__)
+        return original(call, *args, backend="aot_eager", **options)
+
+    monkeypatch.setattr(torch, "compile", spy)
+    torch.compiler.reset()
+    yield compiled
+    torch.compiler.reset()
+
+
+@tracing
+@pytest.mark.parametrize("changes", [{}, {"loss": "relativistic"}], ids=str)
+def test_compiled_networks_take_the_same_steps(make_config, make_train, compiles_cheaply, changes):
+    train = make_train()
+    config = partial(make_config, r1_every_steps=2, **changes)
+    plain, state = run_steps(config(), train, 3)
+    assert not compiles_cheaply
+    values, compiled = run_steps(config(compile=True), train, 3)
+    assert compiles_cheaply == [compiled.generator, compiled.discriminator]
+    for one, two in zip(plain, values, strict=True):
+        for key, value in asdict(two).items():
+            assert float(value) == pytest.approx(float(getattr(one, key)), rel=1e-3, abs=1e-4)
+    a, b = weights(state), weights(compiled)
+    assert a.keys() == b.keys()
+    assert all(torch.allclose(a[key], b[key], rtol=1e-2, atol=1e-3) for key in a)
+
+
+@tracing
+def test_speed_of_compiled_networks_is_measured_too(make_config, make_train, compiles_cheaply):
+    config = make_config(compile=True, r1_every_steps=1)
+    assert measure_images_per_second(config, make_train(), steps=2) > 1
+    assert len(compiles_cheaply) == 2
 
 
 @pytest.mark.parametrize("share", [0.0, 0.25])
