@@ -14,6 +14,7 @@ from signforge.gan.losses import (
     lecam_penalty,
     r1_penalty,
     relativistic_loss,
+    squared_spectral_norms,
     squarest_divisor,
 )
 
@@ -122,6 +123,62 @@ def test_group_spectral_penalty_presses_hardest_on_the_rarest_class():
     vectors = torch.ones(2, 16, requires_grad=True)
     group_spectral_penalty(vectors, torch.tensor([2000, 20])).backward()
     assert vectors.grad[1].norm() > 3 * vectors.grad[0].norm()
+
+
+def with_spectrum(singular_values, rows, columns, count=20):
+    """float32 (count, rows, columns): randomly turned matrices of these singular values."""
+    rng = torch.Generator().manual_seed(0)
+    left, right = (
+        torch.linalg.qr(torch.randn(count, size, size, generator=rng, dtype=torch.float64))[0]
+        for size in (rows, columns)
+    )
+    middle = torch.zeros(rows, columns, dtype=torch.float64)
+    middle.diagonal().copy_(torch.tensor(singular_values))
+    return (left @ middle @ right.mT).float()
+
+
+@pytest.mark.parametrize("shape", [(200, 24, 32), (200, 8, 12), (50, 1, 7), (50, 4, 4)])
+@pytest.mark.parametrize("scale", [1e-4, 1.0, 1e3])
+def test_spectral_norms_are_those_of_an_svd(shape, scale):
+    matrices = scale * torch.randn(shape, generator=torch.Generator().manual_seed(1))
+    got = squared_spectral_norms(matrices)
+    expected = torch.linalg.matrix_norm(matrices.double(), ord=2).square()
+    assert torch.allclose(got.double(), expected, rtol=2e-4, atol=0)
+
+
+@pytest.mark.parametrize("second", [0.0, 0.5, 0.9, 0.99])
+def test_the_gradient_of_a_spectral_norm_is_that_of_an_svd(second):
+    matrices = with_spectrum([3.0, 3 * second, 1 * second], 3, 4).requires_grad_(True)
+    (got,) = torch.autograd.grad(squared_spectral_norms(matrices).sum(), matrices)
+    squares = torch.linalg.matrix_norm(matrices, ord=2).square()
+    (expected,) = torch.autograd.grad(squares.sum(), matrices)
+    assert torch.allclose(got, expected, rtol=1e-3, atol=1e-3)
+
+
+@pytest.mark.parametrize("second", [0.999, 0.9995, 0.9999, 1.0])
+def test_singular_values_that_can_hardly_be_told_apart_do_no_harm(second):
+    matrices = with_spectrum([1.0, second, second, second], 4, 6).requires_grad_(True)
+    squares = squared_spectral_norms(matrices)
+    assert squares.tolist() == pytest.approx([1.0] * len(matrices), rel=1e-3)
+    (gradient,) = torch.autograd.grad(squares.sum(), matrices)
+    lengths = torch.linalg.vector_norm(gradient, dim=(1, 2))
+    assert lengths.tolist() == pytest.approx([2.0] * len(matrices), rel=1e-3)
+
+
+def test_a_matrix_of_zeros_has_no_norm_and_no_gradient():
+    matrices = torch.zeros(2, 3, 4, requires_grad=True)
+    squares = squared_spectral_norms(matrices)
+    squares.sum().backward()
+    assert squares.tolist() == [0, 0]
+    assert torch.equal(matrices.grad, torch.zeros(2, 3, 4))
+
+
+def test_spectral_norms_keep_float32_within_autocast():
+    matrices = with_spectrum([3.0, 2.9, 1.0], 3, 4)
+    with torch.autocast("cpu", torch.bfloat16):
+        within = squared_spectral_norms(matrices)
+    assert within.dtype == torch.float32
+    assert torch.equal(within, squared_spectral_norms(matrices))
 
 
 @pytest.mark.parametrize(("channels", "rows"), [(64, 8), (128, 8), (12, 3), (7, 1), (1, 1)])
