@@ -8,7 +8,7 @@ import json
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -17,13 +17,18 @@ from PIL import Image, ImageDraw, ImageFont
 from PIL.PngImagePlugin import PngInfo
 from torch import Tensor
 
-from signforge.data.decode import decode_image
+from signforge.data.decode import MAX_PIXELS, decode_image
 from signforge.errors import SignforgeError
+
+T = TypeVar("T")
 
 SPLIT_COLORS = ("#2f6db5", "#e08a1e", "#6a9a3b", "#8a5ca8")
 MAX_HEIGHT_INCHES = 400.0
 GAP = 1
 """White pixels between the images of a grid."""
+MAX_ROWS = 64
+"""Of a grid: what can still be looked at, and decoded again for the film and the trackers."""
+MARGIN = 6
 LAYOUT = "signforge-grid"
 """Name of the PNG text chunk with a grid's layout."""
 
@@ -86,6 +91,22 @@ def image_grid(rows: Sequence[Tensor], *, gap: int = GAP) -> Tensor:
     return grid
 
 
+def spread(items: Sequence[T], most: int) -> list[T]:
+    """At most ``most`` of them, evenly spread, the first and the last among them."""
+    places = torch.linspace(0, len(items) - 1, min(most, len(items))).round().long()
+    return [items[place] for place in places.tolist()]
+
+
+def rows_that_fit(count: int, columns: int, height: int, width: int) -> list[int]:
+    """Which of ``count`` rows of so many images a grid shows: ``spread`` over them.
+
+    At most MAX_ROWS, and fewer where these would fill more than three quarters of the pixels that
+    ``decode_image`` takes; the rest is for the names.
+    """
+    pixels = max(columns, 1) * (height + GAP) * (width + GAP)
+    return spread(range(count), min(MAX_ROWS, max(MAX_PIXELS * 3 // 4 // pixels, 1)))
+
+
 def save_image_grid(
     path: Path,
     rows: Sequence[Tensor],
@@ -96,10 +117,12 @@ def save_image_grid(
 ) -> None:
     """Draws one row of images for every name, the name at its left, into a PNG.
 
+    Of more rows than fit (``rows_that_fit``) only those, without any that has no image.
+
     rows: uint8 (n_i, 3, H, W) each, n_i may differ.
     column_titles: each stands over an equal share of the columns, set apart by a line, such as
         ("real", "synthetic") for rows of which the first half is real.
-    scale: every pixel becomes scale x scale pixels.
+    scale: every pixel becomes scale x scale pixels, fewer where the file could not be read again.
     Raises SignforgeError if there is no image, names and rows differ in number, the titles do
     not share the columns evenly, or the file cannot be written.
     """
@@ -107,30 +130,30 @@ def save_image_grid(
         raise SignforgeError(
             f"A grid of {len(rows)} rows needs as many names, got {len(row_names)}."
         )
-    columns = max((len(row) for row in rows), default=0)
-    titles = list(column_titles or [])
+    shown = _shown_rows(rows)
+    rows, row_names = [rows[r] for r in shown], [row_names[r] for r in shown]
+    columns, titles = max(len(row) for row in rows), list(column_titles or [])
     if titles and columns % len(titles):
         raise SignforgeError(f"{columns} columns cannot be shared evenly by {len(titles)} titles.")
     grid = image_grid(rows)
     small = Image.fromarray(grid.permute(1, 2, 0).contiguous().numpy())
+    top = 28 if titles else MARGIN
+    scale, left, font = _place_names(row_names, small, top, scale)
     tiles = small.resize((small.width * scale, small.height * scale), Image.Resampling.NEAREST)
     row_height = tiles.height / len(rows)
-    font = ImageFont.load_default(size=float(min(max(row_height * 0.4, 10), 18)))
-    margin = 6
-    left = round(max(font.getlength(name) for name in row_names)) + 2 * margin
-    top = 28 if titles else margin
-    sheet = Image.new("RGB", (left + tiles.width + margin, top + tiles.height + margin), "white")
+    size = (left + tiles.width + MARGIN, top + tiles.height + MARGIN)
+    sheet = Image.new("RGB", size, "white")
     sheet.paste(tiles, (left, top))
     draw = ImageDraw.Draw(sheet)
     for r, name in enumerate(row_names):
         middle = top + (r + 0.5) * row_height
-        draw.text((left - margin, middle), name, fill="black", font=font, anchor="rm")
+        draw.text((left - MARGIN, middle), name, fill="black", font=font, anchor="rm")
     share = tiles.width / max(len(titles), 1)
     for t, title in enumerate(titles):
         draw.text((left + (t + 0.5) * share, top / 2), title, fill="black", font=font, anchor="mm")
         if t:
             x = left + t * share - scale / 2
-            draw.line((x, margin, x, sheet.height - margin), fill="black", width=2)
+            draw.line((x, MARGIN, x, sheet.height - MARGIN), fill="black", width=2)
     _, _, height, width = next(row.shape for row in rows if len(row))
     layout = {
         "left": left,
@@ -167,6 +190,34 @@ def load_image_grid(path: Path) -> tuple[list[Tensor], list[str]]:
     except (OSError, ValueError, TypeError, LookupError):
         raise SignforgeError(f"{path} is no image grid that this version drew.") from None
     return rows, names
+
+
+def _shown_rows(rows: Sequence[Tensor]) -> list[int]:
+    """Numbers of the rows that ``save_image_grid`` draws; all of them where they fit."""
+    filled = [r for r, row in enumerate(rows) if len(row)]
+    if not filled:
+        raise SignforgeError("There is no image to draw a grid of.")
+    _, _, height, width = rows[filled[0]].shape
+    columns = max(len(rows[r]) for r in filled)
+    fitting = rows_that_fit(len(rows), columns, height, width)
+    if len(fitting) == len(rows):
+        return fitting
+    return [filled[place] for place in rows_that_fit(len(filled), columns, height, width)]
+
+
+def _place_names(
+    row_names: Sequence[str], tiles: Image.Image, top: int, scale: int
+) -> tuple[int, int, ImageFont.FreeTypeFont | ImageFont.ImageFont]:
+    """The scale of the tiles at which the sheet may still be decoded, the room left of them, and
+    the font of the names there."""
+    while True:
+        row_height = tiles.height * scale / len(row_names)
+        font = ImageFont.load_default(size=float(min(max(row_height * 0.4, 10), 18)))
+        left = round(max(font.getlength(name) for name in row_names)) + 2 * MARGIN
+        width = left + tiles.width * scale + MARGIN
+        if scale == 1 or width * (top + tiles.height * scale + MARGIN) <= MAX_PIXELS:
+            return scale, left, font
+        scale -= 1
 
 
 def _cut_out(sheet: Tensor, layout: Mapping[str, Any]) -> list[Tensor]:

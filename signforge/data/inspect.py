@@ -21,7 +21,7 @@ def inspect_source(
     """The report of ``inspect_splits``; with ``out`` also PNG files there, named in the report.
 
     class_distribution.png has one bar a class and split, samples.png real training images, one
-    row a class.
+    row a class as far as they fit.
     """
     splits = load_splits(config, track=track)
     report = inspect_splits(splits, config.source)

@@ -18,7 +18,7 @@ from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 from torch.nn import functional as F
 
-from signforge.data.charts import image_grid, load_image_grid, save_image_grid
+from signforge.data.charts import image_grid, load_image_grid, save_image_grid, spread
 from signforge.errors import SignforgeError
 from signforge.files import write_atomically
 
@@ -88,14 +88,14 @@ def save_film(run: Path) -> Path | None:
     grids = _last_of_kind(list(_read_grids(run / "samples")))
     if not grids:
         return None
-    chosen = _spread(grids, MAX_FRAMES)
+    chosen = spread(grids, MAX_FRAMES)
     frames = [_frame(rows, kimg) for kimg, rows, _ in chosen]
     durations = [FRAME_MILLISECONDS] * (len(frames) - 1) + [LAST_FRAME_MILLISECONDS]
     file = io.BytesIO()
     frames[0].save(file, "GIF", save_all=True, append_images=frames[1:], duration=durations, loop=0)
     path = run / "film.gif"
     write_atomically(path, file.getvalue())
-    _save_strip(run / "film.png", _spread(grids, STRIP_TIMES))
+    _save_strip(run / "film.png", spread(grids, STRIP_TIMES))
     return path
 
 
@@ -162,7 +162,7 @@ def _read_grids(folder: Path) -> Iterator[Grid]:
             continue
         try:
             rows, names = load_image_grid(path)
-        except SignforgeError:  # not ours, or of another version: the film goes on without it
+        except SignforgeError:  # not ours, too large, of another version: the film does without it
             continue
         if sum(map(len, rows)):
             yield float(kimg.group(1)), rows, names
@@ -178,17 +178,11 @@ def _last_of_kind(grids: list[Grid]) -> list[Grid]:
     ]
 
 
-def _spread(grids: Sequence[Any], most: int) -> list[Any]:
-    """At most ``most`` of them, evenly spread, the first and the last among them."""
-    places = torch.linspace(0, len(grids) - 1, min(most, len(grids))).round().long()
-    return [grids[place] for place in places.tolist()]
-
-
 def _frame(rows: list[Tensor], kimg: float) -> Image.Image:
     """One film frame with a palette: kimg above, then the classes in reading order."""
     size = min(rows[0].shape[-1], MAX_TILE)
     tile = (size + 1) ** 2
-    classes = _spread(rows, max(FRAME_PIXELS // tile, 1))
+    classes = spread(rows, max(FRAME_PIXELS // tile, 1))
     columns = max(min(FRAME_PIXELS // (tile * len(classes)), max(map(len, rows))), 1)
     blocks = [_shrink(row[:columns], size) for row in classes]
     across = max(round(math.sqrt(len(blocks) / columns)), 1)
@@ -208,7 +202,7 @@ def _frame(rows: list[Tensor], kimg: float) -> Image.Image:
 
 
 def _save_strip(path: Path, grids: list[Grid]) -> None:
-    classes = _spread(range(len(grids[0][1])), STRIP_CLASSES)
+    classes = spread(range(len(grids[0][1])), STRIP_CLASSES)
     size = min(grids[0][1][0].shape[-1], MAX_TILE)
     rows = [
         torch.cat([_shrink(images[label][:1], size) for _, images, _ in grids]) for label in classes

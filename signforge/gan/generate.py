@@ -4,8 +4,9 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import torch
+from torch import Tensor
 
-from signforge.data.charts import save_image_grid
+from signforge.data.charts import rows_that_fit, save_image_grid
 from signforge.data.encode import class_folders, encode_png
 from signforge.files import write_atomically
 from signforge.gan.run import row_names
@@ -13,6 +14,7 @@ from signforge.gan.sampler import ClassConditionalSampler
 from signforge.progress import Track, no_progress
 
 GRID_IMAGES = 100
+GRID_COLUMNS = 10
 
 
 def generate_images(
@@ -26,25 +28,28 @@ def generate_images(
 ) -> list[Path]:
     """Writes ``num`` PNG files of each class below ``out`` and ``out/grid.png``.
 
+    The grid has up to ``GRID_IMAGES`` images of a single class, or one row each of as many
+    classes as fit.
     A file's name holds class, seed and number, so another seed adds files and replaces none.
     Returns the files of images, class by class.
     """
     files: list[Path] = []
-    grid = []
-    folders = class_folders(sampler.class_names)
-    for label in track(labels, "Drawing", len(labels)):
+    rows: list[Tensor] = []
+    folders, names = class_folders(sampler.class_names), row_names(sampler.class_names)
+    side, alone = sampler.resolution, len(labels) == 1
+    shown = rows_that_fit(len(labels), GRID_COLUMNS, side, side)
+    for place, label in enumerate(track(labels, "Drawing", len(labels))):
         images = sampler.sample(torch.full((num,), label, dtype=torch.int64), seed)
         for index, image in enumerate(images):
             path = out / folders[label] / f"{label:05d}_seed{seed}_{index:05d}.png"
             write_atomically(path, encode_png(image))
             files.append(path)
-        grid.append(images[:GRID_IMAGES])
-    names = row_names(sampler.class_names)
-    if len(labels) == 1:
-        rows = list(torch.split(grid[0], 10))
-        save_image_grid(out / "grid.png", rows, [names[labels[0]], *[""] * (len(rows) - 1)])
+        if place in shown:
+            rows.append(images[: GRID_IMAGES if alone else GRID_COLUMNS].clone())
+    if alone:
+        rows = list(torch.split(rows[0], GRID_COLUMNS))
+        row_titles = [names[labels[0]], *[""] * (len(rows) - 1)]
     else:
-        save_image_grid(
-            out / "grid.png", [row[:10] for row in grid], [names[label] for label in labels]
-        )
+        row_titles = [names[labels[place]] for place in shown]
+    save_image_grid(out / "grid.png", rows, row_titles)
     return files

@@ -69,6 +69,7 @@ class Trackers:
         self._on_problem = on_problem
         self._kept = kept
         self._opened: dict[str, Any] | None = None
+        self._told_of_image = False
 
     def __enter__(self) -> Self:
         return self
@@ -91,8 +92,22 @@ class Trackers:
         self._each(lambda _name, tracker: tracker.log(dict(values), step=step))
 
     def log_image(self, key: str, path: Path, step: int) -> None:
-        """A PNG; for MLflow as an artifact in the folder ``key``."""
-        image = decode_image(path.read_bytes(), str(path))
+        """A PNG; for MLflow as an artifact in the folder ``key``.
+
+        The others get pixels: one that cannot be decoded they do without, as is said once.
+        """
+        if not self._names:
+            return
+        try:
+            image = decode_image(path.read_bytes(), str(path))
+        except (OSError, SignforgeError):
+            image = None
+            if not self._told_of_image:
+                self._told_of_image = True
+                self._on_problem(
+                    f"{path} is too large for trackers, or cannot be read: only MLflow gets such "
+                    "files; the run goes on."
+                )
         self._each(lambda name, tracker: _log_image(name, tracker, key, path, image, step))
 
     def log_text(self, key: str, text: str) -> None:
@@ -282,10 +297,12 @@ def _run_id(name: str, tracker: Any) -> str:
 
 
 def _log_image(
-    name: str, tracker: Any, key: str, path: Path, image: Image.Image, step: int
+    name: str, tracker: Any, key: str, path: Path, image: Image.Image | None, step: int
 ) -> None:
     if name == "mlflow":
         tracker.log_artifact(str(path), key)
+    elif image is None:
+        return
     elif name == "wandb":
         tracker.log_images({key: [image]}, step=step)
     else:

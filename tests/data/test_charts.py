@@ -7,13 +7,18 @@ import torch
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
+from signforge.data import charts
 from signforge.data.charts import (
     LAYOUT,
+    MAX_ROWS,
     image_grid,
     load_image_grid,
+    rows_that_fit,
     save_class_distribution,
     save_image_grid,
+    spread,
 )
+from signforge.data.decode import MAX_PIXELS
 from signforge.errors import SignforgeError
 
 
@@ -129,6 +134,59 @@ def test_images_can_be_taken_out_of_a_saved_grid(tmp_path, scale, titles):
     assert loaded_names == names
     assert [row.shape for row in loaded] == [row.shape for row in rows]
     assert all(torch.equal(a, b) for a, b in zip(loaded, rows, strict=True))
+
+
+# --- more than fits ------------------------------------------------------------------------------
+
+
+def test_spread_holds_both_ends():
+    assert spread("abcdefg", 3) == ["a", "d", "g"]
+    assert spread("ab", 3) == ["a", "b"]
+    assert spread("ab", 1) == ["a"]
+    assert spread("", 3) == []
+
+
+@pytest.mark.parametrize("count", [1, 43, 64, 65, 1000, 10_000])
+@pytest.mark.parametrize("side", [8, 64, 256, 1024])
+def test_as_many_rows_as_can_be_decoded_again(count, side):
+    fitting = rows_that_fit(count, 12, side, side)
+    assert len(fitting) == len(set(fitting)) <= min(count, MAX_ROWS)
+    assert fitting == sorted(fitting)
+    assert fitting[0] == 0
+    assert fitting[-1] == count - 1 or len(fitting) == 1
+    assert len(fitting) * (side + 1) * 12 * (side + 1) < MAX_PIXELS
+    if side <= 128:
+        assert len(fitting) == min(count, MAX_ROWS)
+
+
+def test_a_single_image_is_always_shown():
+    assert rows_that_fit(3, 1, 10**5, 10**5) == [0]
+
+
+def test_a_grid_of_too_many_rows_shows_some_that_its_names_tell(tmp_path):
+    rows = [solid(1, r % 256) if r % 2 else solid(0, 0) for r in range(1001)]
+    save_image_grid(tmp_path / "grid.png", rows, [f"{r} name" for r in range(1001)])
+    loaded, names = load_image_grid(tmp_path / "grid.png")
+    ids = [int(name.removesuffix(" name")) for name in names]
+    assert len(ids) == MAX_ROWS
+    assert (ids[0], ids[-1]) == (1, 999)
+    assert np.diff(ids).max() <= 18
+    assert all(torch.equal(row, rows[r]) for row, r in zip(loaded, ids, strict=True))
+
+
+@pytest.mark.parametrize(
+    ("pixels", "count", "scale"), [(10**7, 6, 2), (300_000, 6, 1), (10**5, 4, 1)]
+)
+def test_a_large_grid_loses_scale_first_then_rows(tmp_path, monkeypatch, pixels, count, scale):
+    monkeypatch.setattr(charts, "MAX_PIXELS", pixels)
+    rows = [solid(4, r, size=64) for r in range(6)]
+    save_image_grid(tmp_path / "grid.png", rows, [str(r) for r in range(6)], scale=2)
+    height, width, _ = read(tmp_path / "grid.png").shape
+    assert height * width <= pixels
+    assert height == count * 65 * scale + 12
+    loaded, names = load_image_grid(tmp_path / "grid.png")
+    assert len(names) == count
+    assert all(torch.equal(row, rows[int(name)]) for row, name in zip(loaded, names, strict=True))
 
 
 GOOD = {"top": 0, "left": 0, "height": 2, "width": 2, "scale": 1, "images": [2]}

@@ -3,6 +3,7 @@ import pytest
 import torch
 from PIL import Image
 
+from signforge.data.charts import load_image_grid
 from signforge.errors import SignforgeError
 from signforge.gan.generate import generate_images
 
@@ -49,6 +50,17 @@ def test_the_grid_shows_the_images(make_sampler, tmp_path, labels, num, tiles):
     assert (grid != 255).any()
     rows = (tiles + 9) // 10
     assert grid.shape[0] == pytest.approx(rows * 9 * 2 + 12, abs=2)
+
+
+def test_a_grid_of_many_classes_shows_some_and_says_which(make_sampler, tmp_path):
+    sampler = make_sampler(class_names=tuple(f"kind {label}" for label in range(100)))
+    labels = list(range(10, 100))
+    files = generate_images(sampler, labels, 1, tmp_path)
+    assert len(files) == 90
+    rows, names = load_image_grid(tmp_path / "grid.png")
+    assert (len(names), names[0], names[-1]) == (64, "10 kind 10", "99 kind 99")
+    for row, name in zip(rows, names, strict=True):
+        assert torch.equal(row[0], pixels(files[int(name.split()[0]) - 10]))
 
 
 def test_progress_is_reported_class_by_class(make_sampler, tmp_path):

@@ -12,9 +12,11 @@ import yaml
 from PIL import Image
 
 from signforge.config import Config, DataConfig, load_config
+from signforge.data.charts import load_image_grid
 from signforge.data.splits import PreparedSplits
 from signforge.errors import SignforgeError
 from signforge.gan.checkpoint import MANIFEST, STATE, list_checkpoints
+from signforge.gan.film import save_film
 from signforge.gan.metrics import ProbeValues
 from signforge.gan.run import (
     row_names,
@@ -111,6 +113,36 @@ def test_a_sample_grid_shows_the_same_latents_every_time(make_sampler, tmp_path)
     save_sample_grid(tmp_path / "c.png", make_sampler(seed=1))
     with Image.open(tmp_path / "a.png") as a, Image.open(tmp_path / "c.png") as c:
         assert (np.asarray(a) != np.asarray(c)).any()
+
+
+class ManyClasses:
+    """Draws each class as one shade."""
+
+    fingerprint = "shades"
+
+    def __init__(self, num_classes: int, resolution: int) -> None:
+        self.num_classes, self.resolution = num_classes, resolution
+        self.class_names = tuple(f"kind {label}" for label in range(num_classes))
+
+    def sample(self, labels: torch.Tensor, _seed: int) -> torch.Tensor:
+        shape = (len(labels), 3, self.resolution, self.resolution)
+        return (labels % 251).to(torch.uint8)[:, None, None, None].expand(shape)
+
+
+@pytest.mark.parametrize(("num_classes", "resolution"), [(400, 64), (1000, 64), (10_000, 8)])
+def test_many_classes_have_a_grid_and_a_film_of_some(tmp_path, num_classes, resolution):
+    sampler = ManyClasses(num_classes, resolution)
+    for kimg in (0, 40):
+        save_sample_grid(tmp_path / "samples" / f"{kimg:06d}kimg.png", sampler)
+    rows, names = load_image_grid(tmp_path / "samples/000040kimg.png")
+    ids = [int(name.split()[0]) for name in names]
+    assert names == [f"{label} kind {label}" for label in ids]
+    assert (len(ids), ids[0], ids[-1]) == (64, 0, num_classes - 1)
+    for label, row in zip(ids, rows, strict=True):
+        assert (row == label % 251).all()
+    assert save_film(tmp_path) == tmp_path / "film.gif"
+    with Image.open(tmp_path / "film.gif") as film:
+        assert film.n_frames == 2
 
 
 def test_an_interrupted_run_can_be_sampled_and_resumed_to_the_same_end(

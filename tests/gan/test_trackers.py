@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from signforge.config import Config, GanConfig
+from signforge.data import decode
 from signforge.data.charts import save_image_grid
 from signforge.errors import SignforgeError
 from signforge.gan import trackers
@@ -250,6 +251,30 @@ def test_grids_go_where_the_tracker_takes_them(tmp_path, stub, grid):
         (kinds[name],) = [call for call in made[0].calls if call[0] in ("artifact", "image")]
     assert kinds["mlflow"] == ("artifact", str(grid), "samples")
     assert kinds["tensorboard"] == kinds["wandb"] == ("image", 4000, ["samples"])
+
+
+def test_a_grid_that_cannot_be_decoded_is_noted_once_and_no_tracker_is_given_up(
+    tmp_path, stub, grid, monkeypatch
+):
+    wandb, mlflow = stub("wandb"), stub("mlflow")
+    said = []
+    with open_trackers(config("wandb", "mlflow"), tmp_path, said.append) as opened:
+        with monkeypatch.context() as patch:
+            patch.setattr(decode, "MAX_PIXELS", 1)
+            for kimg in (4.0, 8.0):
+                opened.log_grid(grid, kimg)
+        opened.log_grid(grid, 12.0)
+    problem = "is too large for trackers, or cannot be read: only MLflow gets such files; the run"
+    assert said == [f"{grid} {problem} goes on."]
+    assert [call[1] for call in wandb[0].calls if call[0] == "image"] == [12000]
+    assert len([call for call in mlflow[0].calls if call[0] == "artifact"]) == 3
+
+
+def test_without_trackers_no_grid_is_decoded(tmp_path, grid, monkeypatch):
+    monkeypatch.setattr(trackers, "decode_image", lambda *_args: pytest.fail("decoded"))
+    with open_trackers(config(), tmp_path, pytest.fail) as opened:
+        opened.log_grid(grid, 4.0)
+    track_generated([], tmp_path, tmp_path / "absent.png", {}, pytest.fail)
 
 
 def test_a_tracker_that_fails_later_is_given_up(tmp_path, stub):
