@@ -35,6 +35,18 @@ def write_atomically(path: Path, content: bytes) -> None:
         raise cannot_write(path, error) from None
 
 
+def move_into_place(source: Path, path: Path) -> None:
+    """Renames ``source`` to ``path``, in the same folder, in one step that survives a power cut.
+
+    Raises SignforgeError where the file system refuses; both are then as they were.
+    """
+    try:
+        source.replace(path)
+        sync_folder(path.parent)
+    except OSError as error:
+        raise cannot_write(path, error) from None
+
+
 def write_synced(path: Path, content: bytes) -> None:
     """Writes ``content`` and waits until it is on the disk. Raises OSError."""
     with path.open("wb") as file:

@@ -7,9 +7,9 @@ from typing import Any
 
 from signforge.errors import SignforgeError
 from signforge.files import sha256, write_atomically
-from signforge.gan.hub import CARD_FILE, README_FILE, WEIGHTS_FILE
+from signforge.gan.hub import CARD_FILE, README_FILE
 from signforge.gan.model_card import CardFacts, Licence, model_card, number_at
-from signforge.gan.sampler import GeneratorCard, load_sampler
+from signforge.gan.sampler import GeneratorCard, load_sampler, read_generator
 
 _FIDELITY_NUMBERS = (
     *("n", "fd", "fd_floor", "kid", "kid_floor"),
@@ -35,8 +35,8 @@ def hub_files(
     of its files is damaged or of another training, and for a ``fidelity`` of another generator.
     """
     card = load_sampler(run, "cpu").card
-    files = {name: (run / name).read_bytes() for name in (CARD_FILE, WEIGHTS_FILE)}
-    if sha256(files[WEIGHTS_FILE]) != card.weights_sha256:
+    read, files = read_generator(run)
+    if read != card:
         raise SignforgeError(f"{run} changed while it was read; push it again.")
     dataset = _read_dataset(run / "dataset.json", card)
     own_fidelity = run / "fidelity.json"

@@ -3,6 +3,7 @@
 import json
 import os
 from collections.abc import Mapping
+from contextlib import suppress
 from itertools import pairwise
 from pathlib import Path
 from typing import Literal, Protocol, runtime_checkable
@@ -17,7 +18,7 @@ from torch import Tensor
 from signforge.config import GanConfig, Section
 from signforge.device import autocast, resolve_device
 from signforge.errors import SignforgeError
-from signforge.files import sha256, write_atomically
+from signforge.files import move_into_place, sha256, write_atomically
 from signforge.gan.hub import CARD_FILE, WEIGHTS_FILE, download_generator, parse_address
 from signforge.gan.networks import (
     LOWEST_RESOLUTION,
@@ -26,6 +27,8 @@ from signforge.gan.networks import (
 )
 
 SAMPLING_BATCH = 256
+NEW_WEIGHTS_FILE = f"{WEIGHTS_FILE}.new"
+"""What a generator's weights are called until its card is in place."""
 
 
 @runtime_checkable
@@ -149,9 +152,14 @@ def save_sampler(
     card: GeneratorCard,
     dtype: torch.dtype = torch.float32,
 ) -> None:
-    """Writes generator.safetensors, then generator.json, which vouches for it by hash.
+    """Writes generator.safetensors and generator.json, which vouches for it by hash.
+
+    Two files cannot be replaced in one step. So the weights come under another name first, then
+    the card, then the weights get their name: ``read_generator`` finds the pair that belongs
+    together after a kill at any moment, the old one before the card was replaced, else the new.
 
     dtype: of the stored weights; ``torch.bfloat16`` halves the file. They compute in float32.
+    Raises SignforgeError where a file cannot be written; one of the two pairs is then there too.
     """
     tensors = {
         key: (value.to(dtype) if value.is_floating_point() else value).contiguous().cpu()
@@ -159,8 +167,47 @@ def save_sampler(
     }
     weights = save_tensors(tensors)
     card = card.model_copy(update={"weights_sha256": sha256(weights)})
-    write_atomically(run / WEIGHTS_FILE, weights)
+    _finish_interrupted_save(run)
+    write_atomically(run / NEW_WEIGHTS_FILE, weights)
     write_atomically(run / CARD_FILE, card.model_dump_json(indent=2).encode())
+    move_into_place(run / NEW_WEIGHTS_FILE, run / WEIGHTS_FILE)
+
+
+def _finish_interrupted_save(run: Path) -> None:
+    """Else the next save would overwrite the only weights that the card vouches for."""
+    with suppress(OSError, ValueError, LookupError, TypeError):  # no card, or a damaged one
+        vouched = json.loads((run / CARD_FILE).read_text(encoding="utf-8"))["weights_sha256"]
+        if sha256((run / NEW_WEIGHTS_FILE).read_bytes()) == vouched:
+            move_into_place(run / NEW_WEIGHTS_FILE, run / WEIGHTS_FILE)
+
+
+def read_generator(run: Path) -> tuple[GeneratorCard, dict[str, bytes]]:
+    """The card, and the content of generator.json and generator.safetensors by these names.
+
+    Raises SignforgeError where the folder has no such files or they do not fit together.
+    """
+    card_path, weights_path = run / CARD_FILE, run / WEIGHTS_FILE
+    if not card_path.is_file():
+        raise SignforgeError(
+            f"{run} holds no generator.json; give the folder that `signforge train-cgan` wrote."
+        )
+    try:
+        content = card_path.read_bytes()
+        card = GeneratorCard.model_validate(json.loads(content.decode("utf-8")))
+        with suppress(FileNotFoundError):
+            weights = (run / NEW_WEIGHTS_FILE).read_bytes()
+            if sha256(weights) == card.weights_sha256:
+                return card, {CARD_FILE: content, WEIGHTS_FILE: weights}
+        weights = weights_path.read_bytes()
+    except (OSError, UnicodeDecodeError, json.JSONDecodeError, ValidationError) as error:
+        reason = " ".join(str(error).split())
+        raise SignforgeError(f"{card_path} or its weights cannot be read: {reason}") from None
+    if sha256(weights) != card.weights_sha256:
+        raise SignforgeError(
+            f"{weights_path} is not the file that generator.json describes (SHA-256 differs); "
+            "restore it, or train again."
+        )
+    return card, {CARD_FILE: content, WEIGHTS_FILE: weights}
 
 
 def load_sampler(run: str | os.PathLike[str], device: str = "auto") -> GanSampler:
@@ -175,24 +222,9 @@ def load_sampler(run: str | os.PathLike[str], device: str = "auto") -> GanSample
     """
     address = parse_address(run)
     run = Path(run) if address is None else download_generator(address)
-    card_path, weights_path = run / CARD_FILE, run / WEIGHTS_FILE
-    if not card_path.is_file():
-        raise SignforgeError(
-            f"{run} holds no generator.json; give the folder that `signforge train-cgan` wrote."
-        )
+    card, files = read_generator(run)
     try:
-        card = GeneratorCard.model_validate(json.loads(card_path.read_text(encoding="utf-8")))
-        weights = weights_path.read_bytes()
-    except (OSError, UnicodeDecodeError, json.JSONDecodeError, ValidationError) as error:
-        reason = " ".join(str(error).split())
-        raise SignforgeError(f"{card_path} or its weights cannot be read: {reason}") from None
-    if sha256(weights) != card.weights_sha256:
-        raise SignforgeError(
-            f"{weights_path} is not the file that generator.json describes (SHA-256 differs); "
-            "restore it, or train again."
-        )
-    try:
-        tensors = load_tensors(weights)
+        tensors = load_tensors(files[WEIGHTS_FILE])
         _require_enough(card, tensors)
         generator = build_generator(
             card.gan, num_classes=len(card.class_names), resolution=card.resolution
@@ -200,7 +232,9 @@ def load_sampler(run: str | os.PathLike[str], device: str = "auto") -> GanSample
         generator.load_state_dict(tensors)
     except (SafetensorError, RuntimeError, OverflowError) as error:
         first_line = str(error).strip().splitlines()[0]
-        raise SignforgeError(f"{weights_path} does not fit generator.json: {first_line}") from None
+        raise SignforgeError(
+            f"{run / WEIGHTS_FILE} does not fit generator.json: {first_line}"
+        ) from None
     return GanSampler(generator, card, resolve_device(device))
 
 

@@ -1,5 +1,8 @@
+import errno
 import json
+import os
 import pickle
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -10,12 +13,15 @@ from signforge.errors import SignforgeError
 from signforge.files import sha256
 from signforge.gan import sampler as sampler_module
 from signforge.gan.sampler import (
+    NEW_WEIGHTS_FILE,
     ClassConditionalSampler,
     from_uint8,
     load_sampler,
+    read_generator,
     save_sampler,
     to_uint8,
 )
+from support.interruptions import Killed, interrupted
 
 LABELS = torch.tensor([0, 2, 1, 1, 0, 2, 2])
 
@@ -215,3 +221,90 @@ def test_a_generator_stored_in_bf16_is_half_as_big_and_draws_nearly_the_same(
     assert full.fingerprint != half.fingerprint
     a, b = (model.sample(LABELS, 0).int() for model in (full, half))
     assert 0 < (a - b).abs().float().mean() < 2
+
+
+# --- interrupted at every place ------------------------------------------------------------------
+
+
+def save_interrupted(run, sampler, at_call, error) -> list[str]:
+    with suppress(Killed, SignforgeError), interrupted(at_call, error) as calls:
+        save_sampler(run, sampler.generator, sampler.card)
+    return calls
+
+
+@pytest.mark.parametrize("error", [Killed(), OSError(errno.EIO, "Input/output error")])
+def test_saves_interrupted_at_every_write_leave_a_pair_that_loads(
+    make_sampler, tmp_path, monkeypatch, error
+):
+    """Two in a row, since the second finds what the first left; then one that comes to its end."""
+    monkeypatch.setattr(os, "fsync", lambda _descriptor: None)  # it only takes time here
+    samplers = [make_sampler(seed=seed) for seed in range(4)]
+    images = [sampler.sample(LABELS, 0) for sampler in samplers]
+
+    def which(run: Path) -> int:
+        loaded = load_sampler(run, "cpu")
+        card, files = read_generator(run)
+        assert card == loaded.card
+        assert sha256(files["generator.safetensors"]) == loaded.fingerprint
+        (found,) = (
+            n for n, drawn in enumerate(images) if torch.equal(drawn, loaded.sample(LABELS, 0))
+        )
+        return found
+
+    seen = set()
+    for first in range(1, 100):
+        for second in range(1, 100):
+            run = tmp_path / f"{first}-{second}"
+            save_sampler(run, samplers[0].generator, samplers[0].card)
+            calls = save_interrupted(run, samplers[1], first, error)
+            found = which(run)
+            assert found in (0, 1)
+            later_calls = save_interrupted(run, samplers[2], second, error)
+            assert which(run) in (found, 2)
+            seen.add((found, which(run)))
+            save_sampler(run, samplers[3].generator, samplers[3].card)
+            assert which(run) == 3
+            left = {path.name for path in run.iterdir() if not path.name.startswith(".")}
+            assert left == {"generator.json", "generator.safetensors"}
+            if second > len(later_calls):
+                break
+        if first > len(calls):
+            break
+    assert first > len(calls) >= 8
+    assert seen == {(0, 0), (0, 2), (1, 1), (1, 2)}
+
+
+def test_a_first_save_interrupted_at_every_write_leaves_none_or_a_whole_one(make_sampler, tmp_path):
+    sampler = make_sampler()
+    found = []
+    for at_call in range(1, 100):
+        run = tmp_path / str(at_call)
+        calls = save_interrupted(run, sampler, at_call, Killed())
+        if not (run / "generator.json").exists():
+            with pytest.raises(SignforgeError, match=r"holds no generator\.json"):
+                load_sampler(run)
+        else:
+            found.append((run / NEW_WEIGHTS_FILE).exists())
+            assert torch.equal(load_sampler(run).sample(LABELS, 0), sampler.sample(LABELS, 0))
+        if at_call > len(calls):
+            break
+    assert set(found) == {True, False}
+
+
+@pytest.mark.parametrize("card", ["", "[]", "{}", "3", None])
+def test_a_damaged_card_is_replaced_by_the_next_save(make_sampler, run, card):
+    (run / NEW_WEIGHTS_FILE).write_bytes(b"of a save that was killed")
+    if card is None:
+        (run / "generator.json").unlink()
+    else:
+        (run / "generator.json").write_text(card)
+    sampler = make_sampler(seed=1)
+    save_sampler(run, sampler.generator, sampler.card)
+    assert torch.equal(load_sampler(run).sample(LABELS, 0), sampler.sample(LABELS, 0))
+    assert not (run / NEW_WEIGHTS_FILE).exists()
+
+
+def test_what_a_killed_save_left_before_its_card_is_passed_over(run):
+    expected = load_sampler(run, "cpu")
+    (run / NEW_WEIGHTS_FILE).write_bytes(b"half")
+    assert load_sampler(run, "cpu").fingerprint == expected.fingerprint
