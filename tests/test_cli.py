@@ -397,6 +397,27 @@ def test_the_seed_decides(tmp_path: Path, trained: tuple[Path, Ran]) -> None:
     assert draw("a", 1) != draw("c", 2)
 
 
+def test_truncated_images_lie_beside_the_full_ones(
+    tmp_path: Path, trained: tuple[Path, Ran]
+) -> None:
+    def draw(*args: object) -> dict[str, bytes]:
+        place = ("--class", "red", "--num", 2, "--out", tmp_path)
+        result = run_cli("generate", trained[0], *place, *args, "--json").json()
+        assert result["truncation"] == (args[1] if args else None)
+        return {Path(file).name: Path(file).read_bytes() for file in result["files"]}
+
+    full, truncated = draw(), draw("--truncation", 0.5)
+    assert list(truncated) == [
+        "00003_seed0_truncation0.5_00000.png",
+        "00003_seed0_truncation0.5_00001.png",
+    ]
+    assert not set(full.values()) & set(truncated.values())
+    assert len(list(tmp_path.glob("*/*.png"))) == 4
+    refused = run_cli("generate", trained[0], "--truncation", 0)
+    assert refused.code == 2
+    assert "The truncation is 0.0; give a positive number of standard deviations" in refused.err
+
+
 # --- benchmark -----------------------------------------------------------------------------------
 
 

@@ -111,6 +111,12 @@ def generate(
     num: Annotated[int, typer.Option(min=1, help="Images of each class.")] = 100,
     out: Annotated[Path | None, typer.Option(help="Folder; default RUN/generated.")] = None,
     seed: Annotated[int, typer.Option(min=0)] = 0,
+    truncation: Annotated[
+        float | None,
+        typer.Option(
+            help="Draws latents beyond so many standard deviations anew: less varied, more typical."
+        ),
+    ] = None,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")] = "auto",
     tracker: Tracker = None,
     json_output: Json = False,
@@ -128,26 +134,30 @@ def generate(
     if out is None and parse_address(run) is not None:
         raise SignforgeError(f"{run} is not a folder here: say with --out where the images go.")
     console = stderr_console()
-    sampler = load_sampler(run, device)
+    sampler = load_sampler(run, device, truncation=truncation)
     names = sampler.class_names
     wanted = (find_class(name, names) for name in classes) if classes else range(len(names))
     labels = list(dict.fromkeys(wanted))
     folder = out or run / "generated"
     track = rich_track(console)
-    files = generate_images(sampler, labels, num, folder, seed=seed, track=track)
+    variant = "" if truncation is None else f"_truncation{truncation}"
+    files = generate_images(sampler, labels, num, folder, seed=seed, variant=variant, track=track)
     grid = folder / "grid.png"
-    asked: dict[str, str | int] = {
+    asked: dict[str, str | int | float] = {
         "classes": ", ".join(names[label] for label in labels),
         "num": num,
         "seed": seed,
         "fingerprint": sampler.fingerprint,
     }
+    if truncation is not None:
+        asked["truncation"] = truncation
     track_generated(tracker or [], run, grid, asked, lambda text: print_message(console, text))
     result = {
         "folder": str(folder),
         "grid": str(grid),
         "classes": {str(label): names[label] for label in labels},
         "seed": seed,
+        "truncation": truncation,
         "files": [str(file) for file in files],
     }
     print_result(result, f"{len(files)} images in {folder}, grid in {grid}.", json_output)

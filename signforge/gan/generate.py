@@ -24,13 +24,15 @@ def generate_images(
     out: Path,
     *,
     seed: int = 0,
+    variant: str = "",
     track: Track = no_progress,
 ) -> list[Path]:
     """Writes ``num`` PNG files of each class below ``out`` and ``out/grid.png``.
 
     The grid has up to ``GRID_IMAGES`` images of a single class, or one row each of as many
     classes as fit.
-    A file's name holds class, seed and number, so another seed adds files and replaces none.
+    A file's name holds class, seed, ``variant`` and number, so another seed adds files and replaces
+    none; a sampler that draws otherwise from the same seed should have a variant of its own.
     Returns the files of images, class by class.
     """
     files: list[Path] = []
@@ -41,7 +43,7 @@ def generate_images(
     for place, label in enumerate(track(labels, "Drawing", len(labels))):
         images = sampler.sample(torch.full((num,), label, dtype=torch.int64), seed)
         for index, image in enumerate(images):
-            path = out / folders[label] / f"{label:05d}_seed{seed}_{index:05d}.png"
+            path = out / folders[label] / f"{label:05d}_seed{seed}{variant}_{index:05d}.png"
             write_atomically(path, encode_png(image))
             files.append(path)
         if place in shown:

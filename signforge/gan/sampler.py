@@ -1,6 +1,7 @@
 """Labels in, images out: the protocol that the package draws from, and our GAN as one of it."""
 
 import json
+import math
 import os
 from collections.abc import Mapping
 from contextlib import suppress
@@ -68,15 +69,29 @@ class GeneratorCard(Section):
 
 
 class GanSampler:
-    """The trained generator as a ClassConditionalSampler."""
+    """The trained generator as a ClassConditionalSampler.
+
+    truncation: as for ``draw_latents``. Raises SignforgeError where it is not positive and finite.
+    """
 
     def __init__(
-        self, generator: ConditionalGenerator, card: GeneratorCard, device: torch.device
+        self,
+        generator: ConditionalGenerator,
+        card: GeneratorCard,
+        device: torch.device,
+        *,
+        truncation: float | None = None,
     ) -> None:
+        if truncation is not None and not 0 < truncation < math.inf:
+            raise SignforgeError(
+                f"The truncation is {truncation}; give a positive number of standard deviations "
+                "such as 1, or leave it out."
+            )
         generator.to(device=device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.generator = generator.eval().requires_grad_(False)
         self.card = card
         self.device = device
+        self.truncation = None if truncation is None else float(truncation)
 
     @property
     def num_classes(self) -> int:
@@ -92,7 +107,9 @@ class GanSampler:
 
     @property
     def fingerprint(self) -> str:
-        return self.card.weights_sha256
+        if self.truncation is None:
+            return self.card.weights_sha256
+        return sha256(f"{self.card.weights_sha256} truncated at {self.truncation}".encode())
 
     @torch.no_grad()
     def sample(self, labels: Tensor, seed: int) -> Tensor:
@@ -110,8 +127,7 @@ class GanSampler:
                 f"Labels must lie in 0..{self.num_classes - 1}, got "
                 f"{int(labels.min())}..{int(labels.max())}."
             )
-        rng = torch.Generator().manual_seed(seed)
-        z = torch.randn((len(labels), self.generator.z_dim), generator=rng)
+        z = draw_latents(len(labels), self.generator.z_dim, seed, truncation=self.truncation)
         images = torch.empty((len(labels), 3, self.resolution, self.resolution), dtype=torch.uint8)
         for start in range(0, len(labels), SAMPLING_BATCH):
             rows = slice(start, start + SAMPLING_BATCH)
@@ -119,6 +135,25 @@ class GanSampler:
                 fakes = self.generator(z[rows].to(self.device), labels[rows].to(self.device))
             images[rows] = to_uint8(fakes).cpu()
         return images
+
+
+def draw_latents(count: int, z_dim: int, seed: int, *, truncation: float | None = None) -> Tensor:
+    """Standard normal latents, float32 (count, z_dim), the same for the same arguments.
+
+    truncation: every component of a larger magnitude is drawn anew until it is none (the
+        truncation trick of Brock et al. 2019, section 3.1); the others stay. Samples are then more
+        typical and less varied.
+    """
+    rng = torch.Generator().manual_seed(seed)
+    z = torch.randn((count, z_dim), generator=rng)
+    if truncation is None:
+        return z
+    # What comes of drawing until it fits has the normal law cut off at both ends: one draw of
+    # that, by its quantiles, ends for any threshold.
+    uniform = torch.rand(z.shape, generator=rng, dtype=torch.float64)
+    share_within = math.erf(truncation / math.sqrt(2))
+    redrawn = math.sqrt(2) * torch.erfinv((2 * uniform - 1) * share_within)
+    return torch.where(z.abs() > truncation, redrawn.float().clamp(-truncation, truncation), z)
 
 
 def to_uint8(images: Tensor) -> Tensor:
@@ -210,15 +245,19 @@ def read_generator(run: Path) -> tuple[GeneratorCard, dict[str, bytes]]:
     return card, {CARD_FILE: content, WEIGHTS_FILE: weights}
 
 
-def load_sampler(run: str | os.PathLike[str], device: str = "auto") -> GanSampler:
+def load_sampler(
+    run: str | os.PathLike[str], device: str = "auto", *, truncation: float | None = None
+) -> GanSampler:
     """The generator of a run directory, ready to sample.
 
     run: a folder, or ``hf://OWNER/NAME`` or ``hf://OWNER/NAME@REVISION`` on the Hugging Face Hub
         (needs ``signforge[hub]``).
+    truncation: standard deviations beyond which latents are drawn anew, see ``draw_latents``; None
+        draws them in full.
 
-    Raises SignforgeError where the directory holds no finished generator, or its files do not
-    fit together: nothing in it is trusted, and nothing in it can run code. Raises it as
-    ``download_generator`` does for an address on the Hub.
+    Raises SignforgeError for a truncation that is not positive and where the directory holds no
+    finished generator, or its files do not fit together: nothing in it is trusted, and nothing
+    in it can run code. Raises it as ``download_generator`` does for an address on the Hub.
     """
     address = parse_address(run)
     run = Path(run) if address is None else download_generator(address)
@@ -235,7 +274,7 @@ def load_sampler(run: str | os.PathLike[str], device: str = "auto") -> GanSample
         raise SignforgeError(
             f"{run / WEIGHTS_FILE} does not fit generator.json: {first_line}"
         ) from None
-    return GanSampler(generator, card, resolve_device(device))
+    return GanSampler(generator, card, resolve_device(device), truncation=truncation)
 
 
 def _require_enough(card: GeneratorCard, tensors: Mapping[str, Tensor]) -> None:

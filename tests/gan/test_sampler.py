@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import save as save_tensors
+from scipy import stats
 
 from signforge.errors import SignforgeError
 from signforge.files import sha256
@@ -15,12 +16,15 @@ from signforge.gan import sampler as sampler_module
 from signforge.gan.sampler import (
     NEW_WEIGHTS_FILE,
     ClassConditionalSampler,
+    GanSampler,
+    draw_latents,
     from_uint8,
     load_sampler,
     read_generator,
     save_sampler,
     to_uint8,
 )
+from signforge.testing import check_sampler
 from support.interruptions import Killed, interrupted
 
 LABELS = torch.tensor([0, 2, 1, 1, 0, 2, 2])
@@ -109,6 +113,68 @@ def test_bytes_and_floats_convert_both_ways():
     assert (float(floats[0]), float(floats[-1])) == (-1, 1)
     assert torch.equal(to_uint8(floats), levels)
     assert to_uint8(torch.tensor([-1.5, -1.0, 0.0, 1.0, 1.5])).tolist() == [0, 0, 128, 255, 255]
+
+
+# --- truncation ----------------------------------------------------------------------------------
+
+
+def truncated(sampler: GanSampler, truncation: float) -> GanSampler:
+    return GanSampler(sampler.generator, sampler.card, sampler.device, truncation=truncation)
+
+
+def test_without_truncation_latents_are_plain_normal_numbers_of_the_seed(make_sampler):
+    rng = torch.Generator().manual_seed(4)
+    expected = torch.randn((7, 8), generator=rng)
+    assert torch.equal(draw_latents(7, 8, 4), expected)
+    sampler = make_sampler()
+    assert sampler.truncation is None
+    assert torch.equal(sampler.sample(LABELS, 4), to_uint8(sampler.generator(expected, LABELS)))
+
+
+@pytest.mark.parametrize("truncation", [0.01, 0.5, 1.0, 2.0, 6.0, 50.0])
+def test_truncated_latents_have_the_normal_law_cut_off(truncation):
+    z, full = draw_latents(4000, 10, 0, truncation=truncation), draw_latents(4000, 10, 0)
+    assert z.dtype == torch.float32
+    assert float(z.abs().max()) <= truncation
+    kept = full.abs() <= truncation
+    assert torch.equal(z[kept], full[kept])
+    law = stats.truncnorm(-truncation, truncation)
+    assert stats.kstest(z.flatten().numpy(), law.cdf).pvalue > 0.01
+    if kept.sum() < 39_900:  # also of those alone that were drawn anew
+        assert stats.kstest(z[~kept].numpy(), law.cdf).pvalue > 0.01
+    assert torch.equal(z, draw_latents(4000, 10, 0, truncation=truncation))
+
+
+def test_a_truncated_sampler_draws_other_images_under_another_fingerprint(make_sampler, run):
+    check_sampler(truncated(make_sampler(), 0.5))
+    full, half, one, wide = (
+        load_sampler(run, "cpu", truncation=truncation) for truncation in (None, 0.5, 1, 50.0)
+    )
+    assert len({sampler.fingerprint[:12] for sampler in (full, half, one, wide)}) == 4
+    assert one.fingerprint == load_sampler(run, "cpu", truncation=1.0).fingerprint
+    images = [sampler.sample(LABELS, 4) for sampler in (full, half, one, wide)]
+    assert torch.equal(images[0], images[3])
+    for a, b in ((0, 1), (0, 2), (1, 2)):
+        assert not torch.equal(images[a], images[b])
+
+
+def test_the_smaller_the_truncation_the_less_varied_the_images(make_sampler):
+    sampler, labels = make_sampler(), torch.zeros(200, dtype=torch.int64)
+    spreads = [
+        float(truncated(sampler, t).sample(labels, 0).float().std(dim=0).mean())
+        for t in (0.1, 0.5, 1.0, 2.0)
+    ]
+    assert spreads == sorted(spreads)
+    assert spreads[0] < spreads[-1] / 3
+
+
+@pytest.mark.parametrize("truncation", [0, -1.0, float("nan"), float("inf")])
+def test_a_truncation_that_leaves_nothing_is_one_sentence(run, truncation):
+    with pytest.raises(SignforgeError, match=f"The truncation is {truncation}; give a positive"):
+        load_sampler(run, "cpu", truncation=truncation)
+
+
+# --- on disk -------------------------------------------------------------------------------------
 
 
 def test_a_saved_sampler_comes_back_exactly(make_sampler, run):
