@@ -1,17 +1,20 @@
 """Training the GAN while a probe judges it and trackers record it, as the config asks."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar
 
 from signforge.config import Config
 from signforge.data.splits import PreparedSplits
 from signforge.evaluate.probe import ValidationProbe, build_probe
-from signforge.gan.metrics import Status
+from signforge.gan.metrics import ProbeStopped, Status
 from signforge.gan.run import run_training
 from signforge.gan.sampler import GanSampler
 from signforge.gan.trackers import open_trackers
 from signforge.progress import Track, no_progress
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -38,7 +41,7 @@ def train_observed(
     that timm does not know and for a tracker whose package is missing.
     """
     display = display or TrainingDisplay()
-    probe = _probe(config, splits, run, display)
+    probe = _probe(config, splits, run, display, should_stop)
     with open_trackers(config, run, display.message) as trackers:
 
         def on_status(status: Status) -> None:
@@ -54,15 +57,33 @@ def train_observed(
             on_grid=trackers.log_grid,
             should_stop=should_stop,
             probe=probe,
+            track=display.track,
         )
 
 
 def _probe(
-    config: Config, splits: PreparedSplits, run: Path, display: TrainingDisplay
+    config: Config,
+    splits: PreparedSplits,
+    run: Path,
+    display: TrainingDisplay,
+    should_stop: Callable[[], bool],
 ) -> ValidationProbe | None:
     if config.gan.probe_every_kimg is None:
         return None
-    probe = build_probe(config.gan, splits, run, track=display.track)
+    track = _until_stopped(display.track, should_stop)
+    probe = build_probe(config.gan, splits, run, track=track)
     if probe is None:
         display.message("A single class cannot be mistaken for another: the probe is left out.")
     return probe
+
+
+def _until_stopped(track: Track, should_stop: Callable[[], bool]) -> Track:
+    """``track`` that raises ProbeStopped, between two items, once ``should_stop`` says so."""
+
+    def tracked(items: Iterable[T], description: str, total: int) -> Iterator[T]:
+        for item in track(items, description, total):
+            if should_stop():
+                raise ProbeStopped
+            yield item
+
+    return tracked

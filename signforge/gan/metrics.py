@@ -9,7 +9,7 @@ import json
 import os
 import sys
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import torch
@@ -38,7 +38,11 @@ class ProbeValues:
 
 
 Probe = Callable[[GanSampler, float], ProbeValues]
-"""Judges the EMA generator, as users get it, at the kimg seen."""
+"""Judges the EMA generator, as users get it, at the kimg seen. May raise ProbeStopped."""
+
+
+class ProbeStopped(Exception):  # noqa: N818  (not an error: the user asked for it)
+    """The user stopped the run while the probe was at work; the resumed run asks it again."""
 
 
 @dataclass(frozen=True)
@@ -62,11 +66,16 @@ class Progress:
     step: int = 0
     seen_images: int = 0
     seconds: float = 0.0
-    """Training time so far, over all resumed parts."""
+    """Time so far, over all resumed parts, with what probes, grids and checkpoints took."""
+    first_step_seconds: float = 0.0
+    """When the first step began: before it the guide was trained."""
+    reachable_kimg: float | None = None
+    """Where ``max_minutes`` will end the run; None if ``total_kimg`` comes first."""
     rollbacks: int = 0
     """How often the run went back to a good state; each time halved the learning rates."""
     status_step: int = 0
     status_seconds: float = 0.0
+    """``seconds`` at the last status, moved on by every pause since: the rest is steps alone."""
     step_sums: StepMeans = StepMeans()
     """Sums over the steps since the last status. float64, and JSON keeps every bit of them."""
     samples_step: int = 0
@@ -83,6 +92,20 @@ class Progress:
         """The Frechet distance of exactly this state, if a probe judged it."""
         return self.probe.fd if self.probe and self.probe_step == self.step else None
 
+    def after_pause(self, seconds: float) -> "Progress":
+        """At ``seconds``, with no step since the last one that is counted here."""
+        pause = seconds - self.seconds
+        return replace(self, seconds=seconds, status_seconds=self.status_seconds + pause)
+
+    def after_status(self, reachable_kimg: float | None) -> "Progress":
+        """With a status line written for this very step."""
+        return replace(
+            self,
+            status_step=self.step,
+            status_seconds=self.seconds,
+            reachable_kimg=reachable_kimg,
+        )
+
 
 @dataclass(frozen=True)
 class Status:
@@ -91,6 +114,7 @@ class Status:
     seen_kimg: float
     seconds: float
     images_per_second: float
+    """While it trained: probes, grids and checkpoints are not counted."""
     discriminator_loss: float
     generator_loss: float
     real_logits_mean: float

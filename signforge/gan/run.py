@@ -8,16 +8,18 @@ from typing import Any
 import torch
 
 from signforge.config import Config, dump_config, load_config
-from signforge.data.charts import save_image_grid
+from signforge.data.charts import rows_that_fit, save_image_grid
 from signforge.data.splits import PreparedSplits
 from signforge.environment import describe_environment
 from signforge.errors import SignforgeError
 from signforge.files import write_atomically
+from signforge.gan.checkpoint import list_checkpoints
 from signforge.gan.distributed import by_first
 from signforge.gan.film import save_curves, save_film
 from signforge.gan.metrics import Probe, Status
 from signforge.gan.sampler import ClassConditionalSampler, GanSampler, load_sampler
 from signforge.gan.training import TrainingEvents, train_cgan
+from signforge.progress import Track, no_progress
 
 GRID_COLUMNS = 12
 GRID_SEED = 0
@@ -37,7 +39,8 @@ MAY_DIFFER_ON_RESUME = frozenset(
         "gan.trackers",
     }
 )
-"""How long, how often and where to: no step computes anything else for them.
+"""How long, how often and where to. A length moves the fall of the learning rates in the steps to
+come; ``resumes.jsonl`` keeps what was changed when.
 
 Not the probe's classifier, without which Frechet distances cannot be compared to find the best
 checkpoint, and not ``compile``, ``precision`` or ``device``, which change the last bits.
@@ -54,6 +57,7 @@ def run_training(
     on_grid: Callable[[Path, float], None] = lambda _path, _seen_kimg: None,
     should_stop: Callable[[], bool] = lambda: False,
     probe: Probe | None = None,
+    track: Track = no_progress,
 ) -> GanSampler:
     """Trains the conditional GAN on ``splits.train`` into the run directory ``run``.
 
@@ -61,7 +65,10 @@ def run_training(
     ``train_cgan`` writes, and at the end samples.png, curves.png, film.gif and film.png; returns
     the finished generator, which is the best that ``probe`` judged, else the last.
 
+    A resumed run with another length, or other intervals, says so in resumes.jsonl.
+
     on_grid: gets the path of each grid in samples/ and the kimg seen.
+    track: reports the steps of the guide's training.
     Within ``process_group`` all of this is done by the first process alone, for all.
 
     Raises SignforgeError as ``train_cgan`` does, and where a resumed run's config or data are
@@ -72,6 +79,8 @@ def run_training(
         _check_same_run(run, config, splits)
 
     def record() -> None:
+        if resume:
+            _record_changes(run, config)
         write_atomically(run / "config.yaml", dump_config(config).encode())
         write_atomically(run / "dataset.json", _json(_describe(splits)))
         write_atomically(run / "environment.json", _json(describe_environment()))
@@ -90,6 +99,7 @@ def run_training(
         on_samples=on_samples,
         should_stop=should_stop,
         probe=probe,
+        track=track,
     )
     train_cgan(config.gan, train, run, events=events, resume=resume)
     sampler = load_sampler(run, config.gan.device)
@@ -100,10 +110,16 @@ def run_training(
 
 
 def save_sample_grid(path: Path, sampler: ClassConditionalSampler) -> None:
-    """A PNG of ``GRID_COLUMNS`` samples a class, one row a class, the same latents every time."""
-    labels = torch.arange(sampler.num_classes).repeat_interleave(GRID_COLUMNS)
+    """A PNG of ``GRID_COLUMNS`` samples a class, one row a class, the same latents every time.
+
+    Of many classes it shows some, as ``rows_that_fit`` chooses them.
+    """
+    side = sampler.resolution
+    shown = rows_that_fit(sampler.num_classes, GRID_COLUMNS, side, side)
+    labels = torch.tensor(shown).repeat_interleave(GRID_COLUMNS)
     rows = torch.split(sampler.sample(labels, GRID_SEED), GRID_COLUMNS)
-    save_image_grid(path, rows, row_names(sampler.class_names))
+    names = row_names(sampler.class_names)
+    save_image_grid(path, rows, [names[label] for label in shown])
 
 
 def row_names(class_names: tuple[str, ...]) -> list[str]:
@@ -126,6 +142,21 @@ def _describe(splits: PreparedSplits) -> dict[str, Any]:
             for name, split in named.items()
         },
     }
+
+
+def _record_changes(run: Path, config: Config) -> None:
+    """One line of resumes.jsonl: at which kimg which keys went from which value to which."""
+    recorded = load_config(run / "config.yaml")
+    changes = {
+        f"gan.{key}": [getattr(recorded.gan, key), value]
+        for key, value in config.gan
+        if getattr(recorded.gan, key) != value
+    }
+    if changes:
+        kimg = float(list_checkpoints(run)[-1].name.removesuffix("kimg"))
+        line = json.dumps({"seen_kimg": kimg, "changes": changes}).encode() + b"\n"
+        path = run / "resumes.jsonl"
+        write_atomically(path, (path.read_bytes() if path.exists() else b"") + line)
 
 
 def _check_same_run(run: Path, config: Config, splits: PreparedSplits) -> None:

@@ -39,6 +39,7 @@ from signforge.gan.export import current_sampler, export_generator
 from signforge.gan.guide import train_guide
 from signforge.gan.metrics import (
     Probe,
+    ProbeStopped,
     Progress,
     Status,
     StepMeans,
@@ -51,6 +52,7 @@ from signforge.gan.rollback import is_finite, roll_back
 from signforge.gan.sampler import GanSampler
 from signforge.gan.step import StepValues, build_training_state, gan_step
 from signforge.gan.warmup import set_warmup
+from signforge.progress import Track, no_progress
 from signforge.seeds import derive_seed
 
 T = TypeVar("T")
@@ -74,6 +76,8 @@ class TrainingEvents:
     """True ends the run after this step, with a checkpoint to resume from."""
     probe: Probe | None = None
     """Judges the EMA generator every ``probe_every_kimg`` and at the end."""
+    track: Track = no_progress
+    """Reports the steps of the guide's training."""
 
 
 class StoppedBeforeStart(Exception):  # noqa: N818  (not an error: the user asked for it)
@@ -85,12 +89,14 @@ class Due:
     """What is to be done between two steps."""
 
     status: bool
+    last_status: bool
+    """A line for the end of the run, off the beat: a run that is made longer drops it."""
     samples: bool
     probe: bool
     checkpoint: bool
 
     def __bool__(self) -> bool:
-        return self.status or self.samples or self.probe or self.checkpoint
+        return self.status or self.last_status or self.samples or self.probe or self.checkpoint
 
 
 def train_cgan(
@@ -104,7 +110,8 @@ def train_cgan(
     """Trains until ``total_kimg`` or ``max_minutes`` and leaves the EMA generator in ``run``.
 
     Writes metrics.jsonl, checkpoints/ and generator.safetensors + generator.json. With
-    ``resume`` it goes on from the newest checkpoint, bit for bit as if it had never stopped.
+    ``resume`` it goes on from the newest checkpoint, on a CPU bit for bit as if it had never
+    stopped (unless ``max_minutes`` is what ends it: then the clock sets the learning rates).
     Where a loss or gradient is not finite it goes back to the newest checkpoint and on from
     there at half the learning rates, ``max_rollbacks`` times at most.
 
@@ -130,17 +137,26 @@ def train_cgan(
     started = time.perf_counter() - progress.seconds
     if not resume:
         if state.guide is not None:
-            if not by_first(train_guide, state.guide, batches, config, events.should_stop):
+            stop, track = events.should_stop, events.track
+            if not by_first(train_guide, state.guide, batches, config, stop, track):
                 raise StoppedBeforeStart
             copy_from_first(state.guide)
         seconds = of_first(time.perf_counter() - started)
-        progress = replace(progress, seconds=seconds, status_seconds=seconds)
+        progress = replace(
+            progress, seconds=seconds, status_seconds=seconds, first_step_seconds=seconds
+        )
         # So that every run can be resumed, and has a state to go back to.
         by_first(save_checkpoint, run, state, progress, config.keep_checkpoints)
+
+    def paused(progress: Progress) -> Progress:
+        """``progress`` with the time of now, of which no step took anything."""
+        return progress.after_pause(of_first(time.perf_counter() - started))
 
     saved = progress
     sums, finite = _step_sums(progress, device), torch.tensor(True, device=device)
     while True:
+        # What is drawn below must not depend on whether a step came before in this process.
+        set_warmup(state, batches, config, progress.seen_kimg)
         finished, stopping = _finished(config, progress), any_process(events.should_stop())
         due = _due(config, progress, saved, events, stopping=stopping, finished=finished)
         ask = due or progress.step % finite_check_steps(device) == 0
@@ -150,33 +166,38 @@ def train_cgan(
             continue
 
         if due.probe and not stopping and events.probe:
-            found = by_first(show, events.probe, progress)
-            progress = replace(progress, probe=found, probe_step=progress.step)
-            stopping = any_process(events.should_stop())
+            # A probe may take minutes, which is more than a scheduler leaves between its signals.
+            progress = replace(paused(progress), step_sums=StepMeans(*sums.tolist()))
+            by_first(save_checkpoint, run, state, progress, config.keep_checkpoints)
+            found = by_first(_unless_stopped, partial(show, events.probe), progress)
+            if found is not None:
+                progress = replace(progress, probe=found, probe_step=progress.step)
+            stopping = any_process(found is None or events.should_stop())
         # A stop leaves the probe to the resumed run, and with it the line that would hold it.
         probe_owed = due.probe and progress.probe_step != progress.step
-        if due.status and not probe_owed:
+        if (due.status or due.last_status) and not probe_owed:
             progress = replace(progress, step_sums=StepMeans(*sums.tolist()))
             rates, memory = learning_rates(config, progress), peak_memory_mib(device)
             status = summarise_steps(progress, rates, memory)
             by_first(append_status, run / "metrics.jsonl", status)
             by_first(events.on_status, status)
-            progress = replace(progress, status_step=progress.step, status_seconds=progress.seconds)
+        if due.status and not probe_owed:
+            progress = progress.after_status(reachable_kimg(config, progress))
             sums.zero_()
         if due.samples and not stopping:
             by_first(show, events.on_samples, progress)
             progress = replace(progress, samples_step=progress.step)
         if due.checkpoint and progress != saved:
-            seconds = of_first(time.perf_counter() - started)
-            progress = replace(progress, seconds=seconds, step_sums=StepMeans(*sums.tolist()))
+            progress = replace(paused(progress), step_sums=StepMeans(*sums.tolist()))
             by_first(save_checkpoint, run, state, progress, config.keep_checkpoints)
             saved = progress
         if stopping or finished:
             break
+        if due:
+            progress = paused(progress)
 
         rng = torch.Generator(device).manual_seed(derive_seed(config.seed, progress.step))
         _set_learning_rates(state, learning_rates(config, progress))
-        set_warmup(state, batches, config, progress.seen_kimg)
         with_penalty = progress.step % config.r1_every_steps == 0
         values = gan_step(state, batches, config, rng, with_penalty=with_penalty)
         decay = ema_decay(config.batch_size, config.ema_halflife_kimg, progress.seen_kimg)
@@ -199,18 +220,46 @@ def finite_check_steps(device: torch.device) -> int:
     return 1 if device.type == "cpu" else FINITE_CHECK_STEPS_GPU
 
 
-def learning_rate_factor(config: GanConfig, seen_kimg: float) -> float:
-    """1 until ``learning_rate_decay_from_kimg``, then linearly down to 0 at ``total_kimg``."""
-    start = config.learning_rate_decay_from_kimg
+def learning_rate_factor(
+    config: GanConfig, seen_kimg: float, reachable_kimg: float | None = None
+) -> float:
+    """1 until ``learning_rate_decay_from_kimg``, then linearly down to 0 at ``total_kimg``.
+
+    reachable_kimg: where the time ends before ``total_kimg``, what can be seen until then; the
+        fall then begins and ends in proportion.
+    """
+    start, total = config.learning_rate_decay_from_kimg, config.total_kimg
+    if reachable_kimg is not None and start is not None:
+        start, total = start * reachable_kimg / total, reachable_kimg
     if start is None or seen_kimg <= start:
         return 1.0
-    return max(1 - (seen_kimg - start) / max(config.total_kimg - start, 1e-9), 0.0)
+    return max(1 - (seen_kimg - start) / max(total - start, 1e-9), 0.0)
+
+
+def reachable_kimg(config: GanConfig, progress: Progress) -> float | None:
+    """What will have been seen when ``max_minutes`` are over, at the pace so far, probes and
+    grids included; None where ``total_kimg`` comes first.
+    """
+    if config.max_minutes is None:
+        return None
+    kimg_per_second = progress.seen_kimg / max(progress.seconds - progress.first_step_seconds, 1e-9)
+    seconds_left = max(config.max_minutes * 60 - progress.seconds, 0.0)
+    reachable = progress.seen_kimg + kimg_per_second * seconds_left
+    return reachable if reachable < config.total_kimg else None
 
 
 def learning_rates(config: GanConfig, progress: Progress) -> tuple[float, float]:
     """Of the generator and the discriminator in the next step; each rollback halved them."""
-    factor = learning_rate_factor(config, progress.seen_kimg) * 0.5**progress.rollbacks
+    factor = learning_rate_factor(config, progress.seen_kimg, progress.reachable_kimg)
+    factor *= 0.5**progress.rollbacks
     return config.generator_learning_rate * factor, config.discriminator_learning_rate * factor
+
+
+def _unless_stopped(action: Callable[[Progress], T], progress: Progress) -> T | None:
+    try:
+        return action(progress)
+    except ProbeStopped:
+        return None
 
 
 def _set_learning_rates(state: TrainingState, rates: tuple[float, float]) -> None:
@@ -291,8 +340,10 @@ def _due(
         and progress.probe_step != progress.step
         and (finished or (every is not None and crossed(every, progress.probe_step)))
     )
+    status = crossed(config.status_every_kimg, progress.status_step)
     return Due(
-        status=crossed(config.status_every_kimg, progress.status_step),
+        status=status,
+        last_status=finished and not status and progress.status_step != progress.step,
         samples=crossed(config.samples_every_kimg, progress.samples_step),
         probe=probe,
         checkpoint=probe  # a state that turns out to be the best must be there to export

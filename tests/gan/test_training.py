@@ -11,11 +11,18 @@ from safetensors.torch import load_file
 
 from signforge.errors import SignforgeError
 from signforge.gan.checkpoint import STATE, best_checkpoint, list_checkpoints
-from signforge.gan.metrics import Probe, ProbeValues, Progress
+from signforge.gan.metrics import (
+    Probe,
+    ProbeStopped,
+    ProbeValues,
+    Progress,
+    summarise_steps,
+)
 from signforge.gan.training import (
     TrainingEvents,
     learning_rate_factor,
     learning_rates,
+    reachable_kimg,
     train_cgan,
 )
 from support.runs import manifests, metrics, stop_after
@@ -54,7 +61,7 @@ def test_training_tells_the_classes_apart(make_config, make_train, tmp_path):
 
 @pytest.mark.parametrize(
     ("stop", "decay_from_kimg", "status_every_kimg", "lines"),
-    [(1, None, 0.001, 12), (5, 0.048, 0.001, 12), (11, 0.0, 0.024, 4), (4, None, 0.04, 2)],
+    [(1, None, 0.001, 12), (5, 0.048, 0.001, 12), (11, 0.0, 0.024, 4), (4, None, 0.04, 3)],
 )
 def test_a_resumed_run_equals_the_uninterrupted_one_bit_for_bit(
     make_config, make_train, tmp_path, stop, decay_from_kimg, status_every_kimg, lines
@@ -89,8 +96,8 @@ def test_twenty_kills_leave_no_trace(tmp_path):
     assert len(json.loads(done.stdout)) == 20
 
     assert metrics(parts) == metrics(whole)
-    assert len(metrics(whole)) == 16
-    assert len({line["label_agreement"] for line in metrics(whole)}) == 8  # None, then 7 probes
+    assert len(metrics(whole)) == 17  # 16 on the beat, and the end
+    assert len({line["label_agreement"] for line in metrics(whole)}) == 9  # None, then 8 probes
     assert manifests(parts) == manifests(whole)
     kept = [folder.name for folder in list_checkpoints(whole)]
     assert kept == ["000002.000kimg", "000003.500kimg", "000003.600kimg"]
@@ -188,11 +195,42 @@ def test_the_probe_is_asked_on_time_and_at_the_end_and_fills_the_status(
         (0.064, 3.0),
         (0.08, 5.0),
         (0.096, 4.0),
+        (0.104, 6.0),
     ]
     first, last = seen[0], seen[-1]
     assert (first.label_agreement, first.fd_ratio, first.collapsed_classes) == (None, None, None)
     assert (last.label_agreement, last.worst_class_label_agreement) == (0.75, 0.5)
     assert (last.fd_ratio, last.collapsed_classes) == (2.0, (1,))
+
+
+def test_a_longer_run_drops_the_line_that_ended_the_shorter_one(make_config, make_train, tmp_path):
+    train, kimg = make_train(), {"status_every_kimg": 0.04}
+    train_cgan(make_config(**kimg), train, tmp_path / "whole")
+    parts = tmp_path / "parts"
+    train_cgan(make_config(total_kimg=0.064, **kimg), train, parts)
+    assert [line["seen_kimg"] for line in metrics(parts)] == [0.04, 0.064]
+    train_cgan(make_config(**kimg), train, parts, resume=True)
+    assert [line["seen_kimg"] for line in metrics(parts)] == [0.04, 0.08, 0.096]
+    assert metrics(parts) == metrics(tmp_path / "whole")
+
+
+def test_a_probe_finds_its_state_saved_and_may_be_stopped(make_config, make_train, tmp_path):
+    """Nothing is lost if what stops a probe does not wait for it."""
+    config, train = make_config(probe_every_kimg=0.024), make_train()
+    train_cgan(config, train, tmp_path / "whole", events=TrainingEvents(probe=scripted_probe(FDS)))
+
+    def stopped(_sampler: object, seen_kimg: float) -> ProbeValues:
+        name = f"{seen_kimg:010.3f}kimg"
+        assert list_checkpoints(tmp_path / "parts")[-1].name == name
+        raise ProbeStopped
+
+    parts = tmp_path / "parts"
+    assert train_cgan(config, train, parts, events=TrainingEvents(probe=stopped)).step == 3
+    events = TrainingEvents(probe=scripted_probe(FDS))
+    train_cgan(config, train, parts, events=events, resume=True)
+    assert metrics(parts) == metrics(tmp_path / "whole")
+    name = "generator.safetensors"
+    assert (parts / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
 
 
 def test_without_probe_every_kimg_it_is_asked_at_the_end_alone(make_config, make_train, tmp_path):
@@ -314,6 +352,46 @@ def test_the_learning_rate_falls_linearly_to_zero_at_the_end(make_config):
     factors = [learning_rate_factor(config, seen) for seen in (0.0, 6.0, 7.0, 9.0, 10.0, 11.0)]
     assert factors == pytest.approx([1.0, 1.0, 0.75, 0.25, 0.0, 0.0])
     assert learning_rate_factor(make_config(total_kimg=10.0), 9.9) == 1.0
+
+
+def test_where_the_time_ends_first_the_learning_rate_falls_earlier(make_config):
+    config = make_config(total_kimg=10.0, learning_rate_decay_from_kimg=6.0)
+    factors = [learning_rate_factor(config, seen, 5.0) for seen in (3.0, 3.5, 4.5, 5.0)]
+    assert factors == pytest.approx([1.0, 0.75, 0.25, 0.0])
+    assert learning_rate_factor(make_config(total_kimg=10.0), 4.9, 5.0) == 1.0
+
+    timed = make_config(total_kimg=10.0, max_minutes=2.0)
+    # 2 kimg in the 40 seconds since the guide was ready; another 60 seconds are left.
+    progress = Progress(seen_images=2000, seconds=60.0, first_step_seconds=20.0)
+    assert reachable_kimg(timed, progress) == pytest.approx(5.0)
+    assert reachable_kimg(make_config(total_kimg=4.9, max_minutes=2.0), progress) is None
+    assert reachable_kimg(make_config(total_kimg=10.0), progress) is None
+
+
+def test_a_run_that_time_ends_ends_on_small_steps(make_config, make_train, tmp_path):
+    config = make_config(
+        total_kimg=1e6,
+        max_minutes=0.03,
+        guide_weight=0.0,
+        learning_rate_decay_from_kimg=5e5,
+        status_every_kimg=0.016,
+    )
+    train_cgan(config, make_train(), tmp_path)
+    rates = [
+        json.loads(line)["generator_learning_rate"]
+        for line in (tmp_path / "metrics.jsonl").read_text().splitlines()
+    ]
+    assert rates[0] == config.generator_learning_rate
+    assert rates[-1] < config.generator_learning_rate / 4
+
+
+def test_pauses_do_not_count_as_training_speed():
+    progress = Progress(step=4, seen_images=400, seconds=10.0, status_seconds=2.0)
+    paused = progress.after_pause(110.0)
+    assert (paused.seconds, paused.status_seconds) == (110.0, 102.0)
+    assert summarise_steps(paused, (0.1, 0.1), 0.0).images_per_second == 50.0
+    after = replace(paused.after_status(None), step=8, seen_images=800, seconds=114.0)
+    assert summarise_steps(after, (0.1, 0.1), 0.0).images_per_second == 100.0
 
 
 def test_each_rollback_halves_both_learning_rates(make_config):

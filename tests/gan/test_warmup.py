@@ -71,3 +71,31 @@ def test_a_resumed_run_is_in_the_same_part_of_its_warmup(make_train, make_config
     train_cgan(config, train, tmp_path / "parts", resume=True)
     whole, parts = (tmp_path / name / "generator.safetensors" for name in ("whole", "parts"))
     assert whole.read_bytes() == parts.read_bytes()
+
+
+def test_a_grid_left_to_the_resumed_run_is_the_one_of_the_whole_run(
+    make_train, make_config, tmp_path
+):
+    """A stop leaves the grid of its step; what recalibrates the batch norms warms up too."""
+    train = make_train()
+    config = make_config(class_prior_warmup_kimg=0.08, samples_every_kimg=0.024)
+    labels = torch.arange(train.num_classes).repeat_interleave(4)
+
+    def drawn(into: dict[float, torch.Tensor]):
+        def on_samples(sampler, seen_kimg):
+            into[seen_kimg] = sampler.sample(labels, 0)
+
+        return on_samples
+
+    whole: dict[float, torch.Tensor] = {}
+    parts: dict[float, torch.Tensor] = {}
+    train_cgan(config, train, tmp_path / "whole", events=TrainingEvents(on_samples=drawn(whole)))
+    polls = iter(range(6))
+    stop = TrainingEvents(should_stop=lambda: next(polls, None) is None, on_samples=drawn(parts))
+    assert train_cgan(config, train, tmp_path / "parts", events=stop).seen_kimg == 0.048
+    assert sorted(parts) == [0.024]
+    again = TrainingEvents(on_samples=drawn(parts))
+    train_cgan(config, train, tmp_path / "parts", events=again, resume=True)
+    assert sorted(parts) == sorted(whole)
+    for kimg, images in whole.items():
+        assert torch.equal(parts[kimg], images), kimg

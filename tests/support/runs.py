@@ -26,5 +26,6 @@ def manifests(run: Path) -> list[dict[str, Any]]:
     """Of all checkpoints, without what the clock says."""
     read = [json.loads((folder / MANIFEST).read_text()) for folder in list_checkpoints(run)]
     for manifest in read:
-        del manifest["progress"]["seconds"], manifest["progress"]["status_seconds"]
+        for clock in ("seconds", "status_seconds", "first_step_seconds"):
+            del manifest["progress"][clock]
     return read
