@@ -177,6 +177,7 @@ class BenchmarkConfig(Section):
         "oversample",
         "class_balanced_loss",
         "logit_adjustment",
+        "ldam_drw",
         "synthetic",
     )
     seeds: int = Field(3, ge=1)

@@ -78,12 +78,31 @@ def sync_folder(folder: Path) -> None:
 
 
 def remove_leftovers(folder: Path) -> None:
-    """Deletes the temporary files and folders that a killed writer left in ``folder``."""
+    """Deletes the temporary files and folders that a killed writer left in ``folder``.
+
+    Files of ``write_atomically`` name their process; those of one that is alive are left to it.
+    """
     for leftover in folder.glob(".*.tmp"):
+        if _is_anothers(leftover):
+            continue
         if leftover.is_dir():
             shutil.rmtree(leftover)
         else:
             leftover.unlink()
+
+
+def _is_anothers(leftover: Path) -> bool:
+    """Whether its name ends in the number of another process that is alive on this machine."""
+    number = leftover.name.removesuffix(".tmp").rpartition(".")[2]
+    if os.name == "nt" or not number.isdecimal() or int(number) in (0, os.getpid()):
+        return False  # on Windows, signal 0 would end the process
+    try:
+        os.kill(int(number), 0)
+    except (ProcessLookupError, OverflowError):
+        return False
+    except PermissionError:
+        return True
+    return True
 
 
 def cannot_write(path: Path, error: OSError) -> SignforgeError:

@@ -428,7 +428,7 @@ def test_benchmark_says_what_it_found(compared: tuple[Path, Ran]) -> None:
     assert result["verdict"]
     lines = [line for line in ran.err.splitlines() if not line.startswith("Note: ")]
     assert len(lines) == 1 + 6
-    assert lines[1].startswith("real, seed 0: macro accuracy ")
+    assert lines[1].startswith("real, seed 0: validation macro accuracy ")
 
 
 def test_a_benchmark_on_disk(compared: tuple[Path, Ran], trained: tuple[Path, Ran]) -> None:

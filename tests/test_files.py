@@ -67,7 +67,8 @@ def test_a_file_system_that_cannot_sync_folders_is_good_enough(tmp_path, monkeyp
 
 
 def test_what_a_killed_writer_left_is_removed_and_nothing_else(tmp_path):
-    (tmp_path / ".file.123.tmp").write_bytes(b"half")
+    no_process = 9_999_999  # above what Linux gives out
+    (tmp_path / f".file.{no_process}.tmp").write_bytes(b"half")
     (tmp_path / ".folder.tmp").mkdir()
     (tmp_path / ".folder.tmp" / "inside").touch()
     for name in ("file", "file.tmp", ".hidden"):
@@ -75,6 +76,15 @@ def test_what_a_killed_writer_left_is_removed_and_nothing_else(tmp_path):
     remove_leftovers(tmp_path)
     assert sorted(path.name for path in tmp_path.iterdir()) == [".hidden", "file", "file.tmp"]
     remove_leftovers(tmp_path / "absent")
+
+
+@pytest.mark.skipif(os.name == "nt", reason="POSIX")
+def test_what_a_living_process_is_writing_is_left_to_it(tmp_path):
+    own, anothers = (tmp_path / f".file.{pid}.tmp" for pid in (os.getpid(), os.getppid()))
+    for path in (own, anothers):
+        path.write_bytes(b"half")
+    remove_leftovers(tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == [anothers.name]
 
 
 @pytest.mark.parametrize("below", ["x", "sub/x"])

@@ -30,8 +30,9 @@ STANDARD: Mapping[str, Any] = MappingProxyType(
             "oversample",
             "class_balanced_loss",
             "logit_adjustment",
+            "ldam_drw",
             "synthetic",
-            "synthetic_tenth+logit_adjustment",
+            "synthetic_tenth+ldam_drw",
         ),
         "benchmark.seeds": 3,
         "classifier.steps": 2000,
@@ -41,8 +42,13 @@ THOROUGH: Mapping[str, Any] = MappingProxyType(
     {
         "benchmark.arms": (
             *ARMS,
-            "synthetic+logit_adjustment",
+            # Each beside its control: real images in place of samples.
+            "oversample_tenth+logit_adjustment",
             "synthetic_tenth+logit_adjustment",
+            "oversample_tenth+ldam_drw",
+            "synthetic_tenth+ldam_drw",
+            "oversample_tenth_relit+ldam_drw",
+            "synthetic_tenth_relit+ldam_drw",
         ),
         "benchmark.seeds": 5,
         "classifier.steps": 6000,

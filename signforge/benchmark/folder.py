@@ -45,7 +45,8 @@ def open_run(
 ) -> None:
     """Makes the folder, or takes up one that holds rows of the very same config and data.
 
-    dataset: as ``describe_dataset`` makes it; a generator may be added to a folder without one.
+    dataset: as ``describe_dataset`` makes it. A generator may be added to a folder without one; a
+        call that needs none leaves what the folder knows of generator and gate.
     environment: of the first call, which is kept. command: joins those of earlier calls.
 
     Raises SignforgeError naming the config keys, split or generator that differ.
@@ -54,14 +55,29 @@ def open_run(
         run_dir.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise SignforgeError(f"Cannot write {run_dir}: {error.strerror}.") from None
-    if (run_dir / "config.yaml").exists() and (run_dir / "dataset.json").exists():
-        _compare_config(run_dir, config)
-        _compare_dataset(run_dir, dataset)
-        environment = read_json(run_dir / "environment.json")
-    commands = dict.fromkeys([*commands_of(environment), command])
-    write_json(run_dir / "environment.json", {**environment, "commands": [*commands]})
-    write_json(run_dir / "dataset.json", dataset)
-    write_atomically(run_dir / "config.yaml", dump_config(config).encode())
+    with _turn(run_dir):
+        if (run_dir / "config.yaml").exists() and (run_dir / "dataset.json").exists():
+            _compare_config(run_dir, config)
+            _compare_dataset(run_dir, dataset)
+            dataset = _with_what_is_known(dataset, read_json(run_dir / "dataset.json"))
+            environment = read_json(run_dir / "environment.json")
+        commands = dict.fromkeys([*commands_of(environment), command])
+        write_json(run_dir / "environment.json", {**environment, "commands": [*commands]})
+        write_json(run_dir / "dataset.json", dataset)
+        write_atomically(run_dir / "config.yaml", dump_config(config).encode())
+
+
+def _turn(run_dir: Path) -> FileLock:
+    """Held while files that several processes share are read and written again."""
+    return FileLock(run_dir / ".rows.lock")
+
+
+def _with_what_is_known(dataset: Mapping[str, Any], before: Mapping[str, Any]) -> dict[str, Any]:
+    """``dataset`` with the generator and gate of an earlier call, where it names none itself."""
+    known = {key: before[key] for key in ("generator", "gate") if before.get(key)}
+    named = {key: value for key, value in dataset.items() if value is not None}
+    notes = dict.fromkeys([*dataset["notes"], *(before["notes"] if known else ())])
+    return {**dataset, **known, **named, "notes": [*notes]}
 
 
 def commands_of(environment: Mapping[str, Any]) -> list[str]:
@@ -110,7 +126,7 @@ def append_row(run_dir: Path, row: Mapping[str, Any]) -> None:
     """
     line = json.dumps(row, allow_nan=False).encode() + b"\n"
     path = run_dir / "rows.jsonl"
-    with FileLock(run_dir / ".rows.lock"):
+    with _turn(run_dir):
         path.touch()
         with path.open("r+b") as file:
             content = file.read()

@@ -27,7 +27,7 @@ def report_markdown(summary: Summary, record: RunRecord) -> str:
         fidelity += ["### Fidelity of each class", table_markdown(of_classes)]
     repeat = [f"To repeat: `{command}`" for command in commands_of(record.environment)]
     parts = [
-        f"# {record.title}",
+        f"# {_cell(record.title)}",
         summary.verdict,
         table_markdown(arms_table(summary)),
         "Mean ± standard deviation over seeds. Gains are in percentage points of macro accuracy "
@@ -59,4 +59,6 @@ def _list(lines: Sequence[str]) -> str:
 
 
 def _cell(text: str) -> str:
-    return text.replace("\\", "\\\\").replace("|", "\\|").replace("\n", " ")
+    """Escaped: class names come from folders, and code hosts show HTML in Markdown."""
+    safe = text.replace("&", "&amp;").replace("<", "&lt;")
+    return safe.replace("\\", "\\\\").replace("|", "\\|").replace("\n", " ")

@@ -35,6 +35,11 @@ def protocol_lines(record: RunRecord, arms: Sequence[ArmSummary]) -> list[str]:
         "The verdict puts two remedies to the test, the best without and the best with a "
         "generator, chosen by macro accuracy on validation.",
     ]
+    if not splits["test"].get("groups"):
+        lines.append(
+            "Which test images show the same physical object is not known; they are resampled as "
+            "if each stood alone, so intervals are too narrow where a class shows few objects."
+        )
     less = left_out(config)
     if less is not None:
         lines.append(less)
@@ -72,7 +77,8 @@ def fidelity_note(record: RunRecord) -> str:
         f"{fidelity['n']:,} samples against as many validation images, with their labels; the "
         f"floor is as many training images of other groups. Extractor: {fidelity['extractor']}, "
         "trained on the training split alone, SHA-256 "
-        f"`{fidelity['extractor_sha256'][:12]}`.",
+        f"`{fidelity['extractor_sha256'][:12]}`; it has seen the images of the floor, so that a "
+        "ratio near 1 says that samples look like training images, not like new ones.",
         *(_coverage_lines(fidelity) if "per_class" in fidelity else [OLD_FIDELITY]),
         _cas_line(fidelity),
         _inception_line(fidelity),

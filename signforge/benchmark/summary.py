@@ -137,14 +137,15 @@ def epoch_counts(summary: Summary) -> dict[str, tuple[int, ...]]:
 def summarise_run(run_dir: Path) -> Summary:
     """The summary of a run directory, from its own files alone.
 
-    All its rows count, also those that a call with other arms or seeds left. ``real`` comes first,
+    All its rows count, also those that a call with other arms or seeds left, but of an arm and
+    seed that were trained twice the last one alone: two are not two seeds. ``real`` comes first,
     then the last call's arms, then the others in the order they finished.
 
     Raises SignforgeError where it holds no finished row.
     """
     config = load_config(run_dir / "config.yaml").benchmark
     dataset = read_json(run_dir / "dataset.json")
-    rows = read_rows(run_dir)
+    rows = list({(row["arm"], row["seed"]): row for row in read_rows(run_dir)}.values())
     predictions = {
         (row["arm"], row["seed"]): read_predictions(run_dir, row["arm"], row["seed"])
         for row in rows

@@ -31,7 +31,8 @@ def verdict(cheap: Contender | None, generative: Contender | None) -> str:
 
     A remedy is recommended only if its interval over ``real`` lies above zero, and stays there
     when corrected for the other contender (Holm); one seed recommends nothing. One that needs a
-    generator is recommended over a cheap one only if it beats that one too.
+    generator is recommended over a cheap one only if it beats that one too, and never one that is
+    measurably worse than it.
     """
     tried = [found for found in (cheap, generative) if found is not None]
     if not tried:
@@ -65,6 +66,11 @@ def verdict(cheap: Contender | None, generative: Contender | None) -> str:
         return (
             f"Use `{generative.arm}`: {_over_real(generative)}, and {_figures(over_cheap)} over "
             f"the best cheap remedy, `{cheap.arm}`."
+        )
+    if over_cheap.direction < 0:
+        return (
+            f"Use `{cheap.arm}`: `{generative.arm}` raised {_over_real(generative)} and is worse "
+            f"than it, by {_figures(over_cheap)}."
         )
     return (
         f"Use `{generative.arm}`: {_over_real(generative)}, though it is not measurably better "
@@ -115,6 +121,13 @@ def _against(generative: Contender | None) -> str:
     if generative is None or generative.over_cheap is None:
         return ""
     gain = generative.over_cheap
+    if gain.seeds == 1:
+        return f", and one seed of `{generative.arm}` is too few to say more: {_figures(gain)}"
+    if gain.direction > 0:
+        return (
+            f", which is surer than `{generative.arm}`, though that one is better than it by "
+            f"{_figures(gain)}"
+        )
     verb = "is worse" if gain.direction < 0 else "is not measurably better than it"
     return f", and `{generative.arm}` {verb}: {_figures(gain)}"
 

@@ -128,8 +128,8 @@ def benchmark(
             gan=lambda: gan_display(console, config.gan, splits.train.class_names),
             on_row=lambda row: print_message(
                 console,
-                f"{row['arm']}, seed {row['seed']}: macro accuracy "
-                f"{100 * row['macro_accuracy']:.2f} % in {row['classifier_seconds']:.0f} s",
+                f"{row['arm']}, seed {row['seed']}: validation macro accuracy "
+                f"{100 * row['val_macro_accuracy']:.2f} % in {row['classifier_seconds']:.0f} s",
             ),
             should_stop=stop,
         )

@@ -4,7 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from signforge.benchmark.folder import append_row, read_rows
+from signforge.benchmark.folder import append_row, open_run, read_json, read_rows
+from signforge.config import Config
 from signforge.errors import SignforgeError
 
 ROWS_EACH = 200
@@ -44,3 +45,25 @@ def test_a_whole_line_that_is_no_row_is_named(tmp_path: Path) -> None:
     (tmp_path / "rows.jsonl").write_text('{"arm": "real", "seed": 0}\n{"arm": "real"}\n')
     with pytest.raises(SignforgeError, match="line 2"):
         read_rows(tmp_path)
+
+
+def described(generator=None, notes=(), **more):
+    splits = {name: {"fingerprint": name} for name in ("train", "val", "test")}
+    return {"notes": [*notes], "splits": splits, "generator": generator, **more}
+
+
+def test_a_call_without_generator_leaves_what_is_known_of_it(tmp_path: Path) -> None:
+    """Another generator is refused then, too: rows of two must not share an arm."""
+    generator, gate = {"fingerprint": "g"}, {"sha256": "s"}
+    full = described(generator, notes=["of the data", "of the gate"], gate=gate)
+    open_run(tmp_path, Config(), full, {}, "first")
+    open_run(tmp_path, Config(), described(notes=["of the data"]), {}, "second")
+    kept = read_json(tmp_path / "dataset.json")
+    assert (kept["generator"], kept["gate"]) == (generator, gate)
+    assert kept["notes"] == ["of the data", "of the gate"]
+    assert read_json(tmp_path / "environment.json")["commands"] == ["first", "second"]
+    with pytest.raises(SignforgeError, match="rows made with another generator"):
+        open_run(tmp_path, Config(), described({"fingerprint": "other"}), {}, "third")
+    open_run(tmp_path / "new", Config(), described(), {}, "first")
+    open_run(tmp_path / "new", Config(), described(generator), {}, "second")
+    assert read_json(tmp_path / "new" / "dataset.json")["generator"] == generator

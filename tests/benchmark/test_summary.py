@@ -7,6 +7,7 @@ from signforge.benchmark.runner import run_benchmark
 from signforge.benchmark.statistics import compare
 from signforge.benchmark.summary import epoch_counts, rare_first, summarise, summarise_run
 from signforge.errors import SignforgeError
+from support.benchmark_runs import write_run
 
 
 def row(name, seed, preds, target, **more):
@@ -198,3 +199,12 @@ def test_a_run_directory_is_enough(config, splits, sampler, tmp_path):
         # Rows are torchmetrics' figures, gains are made from the predictions: two ways, one value.
         assert found.over_real.mean == pytest.approx(difference, abs=1e-6)
     assert dataclasses.replace(summary) == summarise_run(tmp_path)
+
+
+def test_a_seed_that_was_trained_twice_counts_once(tmp_path):
+    write_run(tmp_path, seeds=2)
+    once = summarise_run(tmp_path)
+    rows = tmp_path / "rows.jsonl"
+    rows.write_bytes(2 * rows.read_bytes())
+    assert summarise_run(tmp_path) == once
+    assert {arm.seeds for arm in once.arms} == {(0, 1)}

@@ -100,6 +100,25 @@ def test_losing_arms_are_named_as_losing():
     assert "; it changed it by -1.00 points" in verdict(None, generative(DOWN))
 
 
+def test_a_generator_that_is_worse_than_the_cheap_remedy_is_not_recommended():
+    said = verdict(cheap(NONE), generative(UP, DOWN))
+    assert said.startswith("Use `oversample`: `synthetic` raised macro accuracy +1.00 points")
+    assert "and is worse than it, by -1.00 points" in said
+
+
+def test_a_generator_of_one_seed_is_not_called_no_better():
+    said = verdict(cheap(UP), generative(UP, UP, seeds=1))
+    assert said.startswith("Use `oversample`: macro accuracy +1.00 points")
+    assert "and one seed of `synthetic` is too few to say more: +1.00 points" in said
+    assert "not measurably better" not in said
+
+
+def test_a_generator_that_beats_the_cheap_arm_but_real_for_sure_only_alone_says_so():
+    said = verdict(cheap(UP), generative((0.02, -0.001, 0.04, 0.06), UP))
+    assert said.startswith("Use `oversample`: macro accuracy +1.00 points")
+    assert "surer than `synthetic`, though that one is better than it by +1.00 points" in said
+
+
 def test_nothing_to_compare_is_said():
     assert verdict(None, None).startswith("No remedy was compared")
 

@@ -292,7 +292,11 @@ def test_a_disk_that_fills_up_while_training_loses_nothing(finished, config, spl
 
 
 def test_leftovers_of_a_kill_are_cleared_on_resume(run, config, splits):
-    for name in (".config.yaml.99.tmp", "samples/.a.png.9.tmp", "checkpoints/.000009.000kimg.tmp"):
+    for name in (
+        ".config.yaml.9999991.tmp",
+        "samples/.a.png.9999992.tmp",
+        "checkpoints/.000009.000kimg.tmp",
+    ):
         (run / name).write_bytes(b"half")
     run_training(config, splits, run, resume=True)
     assert not list(run.rglob("*.tmp"))
