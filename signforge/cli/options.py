@@ -11,7 +11,7 @@ from typing import Annotated, Any, get_type_hints
 
 import typer
 
-from signforge.config import Config, load_config, parse_override
+from signforge.config import Config, GanConfig, load_config, parse_override
 from signforge.errors import SignforgeError
 
 SOURCE_HELP = (
@@ -236,15 +236,21 @@ def resolve_config(
     """
     if gan.kimg is not None and gan.iterations is not None:
         raise SignforgeError("--kimg and --iterations both set the length; give one of them.")
+    settings = list(map(parse_override, source.settings or []))
     given = [
-        *map(parse_override, source.settings or []),
+        *settings,
         *overrides(data),
         *overrides(gan),
         *((key, value) for key, value in more.items() if value is not None),
     ]
     file = source.config or file_or_preset
     config = load_config(file, given)
-    return load_config(file, [*given, *_derived(gan, config)])
+    derived = list(_derived(gan, config))
+    config = load_config(file, [*given, *derived])
+    if gan.kimg is None and gan.iterations is None:
+        return config
+    fall = _moved_fall(load_config(file, settings).gan, config.gan, dict(settings))
+    return load_config(file, [*given, *derived, *fall])
 
 
 def _derived(options: GanOptions, config: Config) -> Iterator[tuple[str, Any]]:
@@ -256,3 +262,15 @@ def _derived(options: GanOptions, config: Config) -> Iterator[tuple[str, Any]]:
         yield "gan.probe_every_kimg", None
     elif options.probe and gan.probe_every_kimg is None:
         yield "gan.probe_every_kimg", gan.samples_every_kimg
+
+
+def _moved_fall(
+    before: GanConfig, now: GanConfig, settings: Mapping[str, Any]
+) -> Iterator[tuple[str, Any]]:
+    """Where the learning rates begin to fall, moved along with the length unless ``--set`` says it:
+    a training that is cut short before its fall ends far from its best.
+    """
+    key = "gan.learning_rate_decay_from_kimg"
+    start = before.learning_rate_decay_from_kimg
+    if start is not None and key not in settings:
+        yield key, start * now.total_kimg / before.total_kimg

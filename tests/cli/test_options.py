@@ -126,3 +126,20 @@ def test_a_command_gets_its_groups_and_its_own_options():
     described = CliRunner().invoke(app, ["--help"]).output
     assert "What it does." in described
     assert "--imbalance-ratio" in described
+
+
+@pytest.mark.parametrize(
+    ("options", "settings", "expected"),
+    [
+        (GanOptions(), [], (600, 300)),
+        (GanOptions(kimg=100), [], (100, 50)),
+        (GanOptions(iterations=1000), [], (64, 32)),
+        (GanOptions(kimg=100), ["gan.learning_rate_decay_from_kimg=80"], (100, 80)),
+        (GanOptions(kimg=100), ["gan.learning_rate_decay_from_kimg=null"], (100, None)),
+        (GanOptions(), ["gan.total_kimg=400"], (400, 300)),
+    ],
+)
+def test_the_fall_of_the_learning_rates_moves_along_with_the_length(options, settings, expected):
+    source = ConfigOptions(config="gtsrb_cpu", settings=settings)
+    gan = resolve_config(source, DataOptions(), options, {}).gan
+    assert (gan.total_kimg, gan.learning_rate_decay_from_kimg) == expected
