@@ -6,6 +6,9 @@ from pathlib import Path
 import pytest
 import torch
 
+from signforge.benchmark.markdown import report_markdown
+from signforge.benchmark.record import read_record
+from signforge.benchmark.summary import summarise_run
 from signforge.config import DataConfig, GanConfig, preset_names
 from signforge.data.demo import draw_demo
 from signforge.data.prepare import load_prepared_splits
@@ -21,12 +24,25 @@ def test_every_picture_and_link_is_there() -> None:
     assert [target for target in targets if not (ROOT / target).exists()] == []
 
 
-def test_gtsrb_table_is_the_one_that_the_benchmark_wrote() -> None:
-    shown = README.split("<!-- gtsrb-begin -->")[1].split("<!-- gtsrb-end -->")[0]
+@pytest.mark.parametrize(
+    ("block", "results"),
+    [("gtsrb", "benchmarks/gtsrb"), ("ratio100", "benchmarks/results/gtsrb-ratio100")],
+)
+def test_tables_are_the_ones_that_the_benchmark_wrote(block: str, results: str) -> None:
+    shown = README.split(f"<!-- {block}-begin -->")[1].split(f"<!-- {block}-end -->")[0]
     table = [line for line in shown.splitlines() if line.startswith("|")]
     assert len(table) >= 5
-    written = (ROOT / "benchmarks/gtsrb/results.md").read_text(encoding="utf-8").splitlines()
+    written = (ROOT / results / "results.md").read_text(encoding="utf-8").splitlines()
     assert [line for line in table if line not in written] == []
+
+
+def test_published_results_are_those_of_their_rows() -> None:
+    folder = ROOT / "benchmarks/results/gtsrb-ratio100"
+    summary, record = summarise_run(folder), read_record(folder)
+    written = (folder / "results.md").read_text(encoding="utf-8")
+    assert report_markdown(summary, record) == written
+    table = written.split("\n\n")[2]
+    assert table in (ROOT / "docs/benchmark.md").read_text(encoding="utf-8")
 
 
 def test_presets_are_named() -> None:
