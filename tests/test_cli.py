@@ -438,6 +438,7 @@ def test_a_benchmark_on_disk(compared: tuple[Path, Ran], trained: tuple[Path, Ra
     found = {name for name in files_below(out) if not name.startswith("gallery/")}
     assert (out / "gallery" / "gallery.json").is_file()
     assert found == {
+        ".rows.lock",
         "config.yaml",
         "dataset.json",
         "environment.json",

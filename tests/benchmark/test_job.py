@@ -24,6 +24,7 @@ from signforge.gan.metrics import Status
 from signforge.gan.run import run_training
 
 FILES = {
+    ".rows.lock",
     "class_balance.png",
     "config.yaml",
     "dataset.json",

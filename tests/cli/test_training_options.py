@@ -70,7 +70,8 @@ def test_the_knobs_of_2019_under_their_modern_names(signs: Path, tmp_path: Path)
     assert ran.json()["seen_kimg"] == 0.056
     gan = yaml.safe_load((run / "config.yaml").read_text())["gan"]
     assert (gan["z_dim"], gan["batch_size"], gan["augment"]) == (4, 8, ["cutout"])
-    (line,) = statuses(run)
+    line, last = statuses(run)
+    assert last["seen_kimg"] == 0.056
     assert line["generator_learning_rate"] == 1e-4
     assert line["discriminator_learning_rate"] == 2e-4
     ran = run_cli("train-cgan", "--out", run, "--resume", "--iterations", 9, "--json")
