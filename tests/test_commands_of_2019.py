@@ -12,7 +12,7 @@ import yaml
 
 from signforge.config import Config, GanConfig
 from signforge.gan.checkpoint import list_checkpoints
-from signforge.gan.training import learning_rate_factor
+from signforge.gan.schedule import learning_rate_factor
 from support.cli_runner import Ran, run_cli
 from support.commands_of_2019 import PAGE, page_commands, write_pickles
 

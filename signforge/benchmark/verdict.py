@@ -67,7 +67,7 @@ def verdict(cheap: Contender | None, generative: Contender | None) -> str:
             f"Use `{generative.arm}`: {_over_real(generative)}, and {_figures(over_cheap)} over "
             f"the best cheap remedy, `{cheap.arm}`."
         )
-    if over_cheap.direction < 0:
+    if over_cheap.direction < 0 and over_cheap.seeds > 1:
         return (
             f"Use `{cheap.arm}`: `{generative.arm}` raised {_over_real(generative)} and is worse "
             f"than it, by {_figures(over_cheap)}."

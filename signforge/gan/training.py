@@ -50,6 +50,7 @@ from signforge.gan.metrics import (
 )
 from signforge.gan.rollback import is_finite, roll_back
 from signforge.gan.sampler import GanSampler
+from signforge.gan.schedule import learning_rates, reachable_kimg
 from signforge.gan.step import StepValues, build_training_state, gan_step
 from signforge.gan.warmup import set_warmup
 from signforge.progress import Track, no_progress
@@ -218,41 +219,6 @@ def train_cgan(
 def finite_check_steps(device: torch.device) -> int:
     """How often to ask a device whether all was finite: to ask a GPU is to wait for it."""
     return 1 if device.type == "cpu" else FINITE_CHECK_STEPS_GPU
-
-
-def learning_rate_factor(
-    config: GanConfig, seen_kimg: float, reachable_kimg: float | None = None
-) -> float:
-    """1 until ``learning_rate_decay_from_kimg``, then linearly down to 0 at ``total_kimg``.
-
-    reachable_kimg: where the time ends before ``total_kimg``, what can be seen until then; the
-        fall then begins and ends in proportion.
-    """
-    start, total = config.learning_rate_decay_from_kimg, config.total_kimg
-    if reachable_kimg is not None and start is not None:
-        start, total = start * reachable_kimg / total, reachable_kimg
-    if start is None or seen_kimg <= start:
-        return 1.0
-    return max(1 - (seen_kimg - start) / max(total - start, 1e-9), 0.0)
-
-
-def reachable_kimg(config: GanConfig, progress: Progress) -> float | None:
-    """What will have been seen when ``max_minutes`` are over, at the pace so far, probes and
-    grids included; None where ``total_kimg`` comes first.
-    """
-    if config.max_minutes is None:
-        return None
-    kimg_per_second = progress.seen_kimg / max(progress.seconds - progress.first_step_seconds, 1e-9)
-    seconds_left = max(config.max_minutes * 60 - progress.seconds, 0.0)
-    reachable = progress.seen_kimg + kimg_per_second * seconds_left
-    return reachable if reachable < config.total_kimg else None
-
-
-def learning_rates(config: GanConfig, progress: Progress) -> tuple[float, float]:
-    """Of the generator and the discriminator in the next step; each rollback halved them."""
-    factor = learning_rate_factor(config, progress.seen_kimg, progress.reachable_kimg)
-    factor *= 0.5**progress.rollbacks
-    return config.generator_learning_rate * factor, config.discriminator_learning_rate * factor
 
 
 def _unless_stopped(action: Callable[[Progress], T], progress: Progress) -> T | None:

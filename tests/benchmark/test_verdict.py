@@ -104,6 +104,8 @@ def test_a_generator_that_is_worse_than_the_cheap_remedy_is_not_recommended():
     said = verdict(cheap(NONE), generative(UP, DOWN))
     assert said.startswith("Use `oversample`: `synthetic` raised macro accuracy +1.00 points")
     assert "and is worse than it, by -1.00 points" in said
+    one_seed = Contender("synthetic", gain(UP), gain(DOWN, seeds=1))
+    assert verdict(cheap(NONE, seeds=1), one_seed).startswith("Use `synthetic`")
 
 
 def test_a_generator_of_one_seed_is_not_called_no_better():

@@ -18,13 +18,7 @@ from signforge.gan.metrics import (
     Progress,
     summarise_steps,
 )
-from signforge.gan.training import (
-    TrainingEvents,
-    learning_rate_factor,
-    learning_rates,
-    reachable_kimg,
-    train_cgan,
-)
+from signforge.gan.training import TrainingEvents, train_cgan
 from support.runs import manifests, metrics, stop_after
 
 KILLED_TRAINING = Path(__file__).parents[1] / "support" / "killed_training.py"
@@ -347,27 +341,6 @@ def test_on_status_gets_what_metrics_hold(make_config, make_train, tmp_path):
     assert [status["seen_kimg"] for status in seen] == [0.008, 0.016, 0.024]
 
 
-def test_the_learning_rate_falls_linearly_to_zero_at_the_end(make_config):
-    config = make_config(total_kimg=10.0, learning_rate_decay_from_kimg=6.0)
-    factors = [learning_rate_factor(config, seen) for seen in (0.0, 6.0, 7.0, 9.0, 10.0, 11.0)]
-    assert factors == pytest.approx([1.0, 1.0, 0.75, 0.25, 0.0, 0.0])
-    assert learning_rate_factor(make_config(total_kimg=10.0), 9.9) == 1.0
-
-
-def test_where_the_time_ends_first_the_learning_rate_falls_earlier(make_config):
-    config = make_config(total_kimg=10.0, learning_rate_decay_from_kimg=6.0)
-    factors = [learning_rate_factor(config, seen, 5.0) for seen in (3.0, 3.5, 4.5, 5.0)]
-    assert factors == pytest.approx([1.0, 0.75, 0.25, 0.0])
-    assert learning_rate_factor(make_config(total_kimg=10.0), 4.9, 5.0) == 1.0
-
-    timed = make_config(total_kimg=10.0, max_minutes=2.0)
-    # 2 kimg in the 40 seconds since the guide was ready; another 60 seconds are left.
-    progress = Progress(seen_images=2000, seconds=60.0, first_step_seconds=20.0)
-    assert reachable_kimg(timed, progress) == pytest.approx(5.0)
-    assert reachable_kimg(make_config(total_kimg=4.9, max_minutes=2.0), progress) is None
-    assert reachable_kimg(make_config(total_kimg=10.0), progress) is None
-
-
 def test_a_run_that_time_ends_ends_on_small_steps(make_config, make_train, tmp_path):
     config = make_config(
         total_kimg=1e6,
@@ -392,17 +365,6 @@ def test_pauses_do_not_count_as_training_speed():
     assert summarise_steps(paused, (0.1, 0.1), 0.0).images_per_second == 50.0
     after = replace(paused.after_status(None), step=8, seen_images=800, seconds=114.0)
     assert summarise_steps(after, (0.1, 0.1), 0.0).images_per_second == 100.0
-
-
-def test_each_rollback_halves_both_learning_rates(make_config):
-    config = make_config(
-        generator_learning_rate=0.5,
-        discriminator_learning_rate=1.0,
-        total_kimg=10.0,
-        learning_rate_decay_from_kimg=0.0,
-    )
-    assert learning_rates(config, Progress()) == (0.5, 1.0)
-    assert learning_rates(config, Progress(seen_images=5000, rollbacks=2)) == (0.0625, 0.125)
 
 
 def test_the_last_step_is_small_where_the_learning_rate_has_fallen(
