@@ -1,8 +1,8 @@
 """The benchmark's run directory: what is in it, how it is written so that a kill loses one job.
 
 config.yaml, dataset.json and environment.json say what was run; rows.jsonl gains one line per
-finished job; predictions/ holds the predicted class of every test image, so that anyone can
-recompute every figure.
+finished job; predictions/ holds the predicted class of every test image, and predictions/val/ of
+every validation image, so that anyone can recompute every figure.
 """
 
 import hashlib
@@ -11,17 +11,21 @@ import json
 import os
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import numpy.typing as npt
 from filelock import FileLock
 
+from signforge.benchmark.clusters import Split
 from signforge.config import Config, dump_config, load_config
 from signforge.errors import SignforgeError
 from signforge.files import write_atomically
 
 Row = dict[str, Any]
+Labels = npt.NDArray[np.int16]
+Groups = npt.NDArray[np.int64]
+Kind = TypeVar("Kind", np.int16, np.int64)
 FREE_KEYS = (
     "benchmark.arms",
     "benchmark.seeds",
@@ -138,25 +142,41 @@ def append_row(run_dir: Path, row: Mapping[str, Any]) -> None:
 
 
 def write_predictions(
-    run_dir: Path, arm: str, seed: int, predictions: npt.NDArray[np.int16]
+    run_dir: Path, arm: str, seed: int, predictions: Labels, split: Split = "test"
 ) -> None:
-    """predictions: (N,) predicted class of each test image."""
-    _save_array(_predictions_path(run_dir, arm, seed), predictions)
+    """predictions: (N,) predicted class of each image of the split."""
+    _save_array(_predictions_path(run_dir, arm, seed, split), predictions.astype(np.int16))
 
 
-def read_predictions(run_dir: Path, arm: str, seed: int) -> npt.NDArray[np.int16]:
+def read_predictions(run_dir: Path, arm: str, seed: int, split: Split = "test") -> Labels:
     """(N,) as written. Raises SignforgeError where the file is missing or no such array."""
-    return _load_array(_predictions_path(run_dir, arm, seed))
+    return _load_array(_predictions_path(run_dir, arm, seed, split), np.int16)
 
 
-def write_target(run_dir: Path, target: npt.NDArray[np.int16]) -> None:
-    """target: (N,) true class of each test image, in the order of the predictions."""
-    _save_array(run_dir / "predictions" / "target.npy", target)
+def has_predictions(run_dir: Path, arm: str, seed: int, split: Split) -> bool:
+    """Whether they were written; rows of older versions have none of the validation split."""
+    return _predictions_path(run_dir, arm, seed, split).exists()
 
 
-def read_target(run_dir: Path) -> npt.NDArray[np.int16]:
+def write_target(run_dir: Path, target: Labels, split: Split = "test") -> None:
+    """target: (N,) true class of each image of the split, in the order of the predictions."""
+    _save_array(_folder_of(run_dir, split) / "target.npy", target.astype(np.int16))
+
+
+def read_target(run_dir: Path, split: Split = "test") -> Labels:
     """(N,) as written; raises as ``read_predictions``."""
-    return _load_array(run_dir / "predictions" / "target.npy")
+    return _load_array(_folder_of(run_dir, split) / "target.npy", np.int16)
+
+
+def write_groups(run_dir: Path, groups: Groups, split: Split) -> None:
+    """groups: (N,) group of each image of the split, in the order of the predictions."""
+    _save_array(_folder_of(run_dir, split) / "groups.npy", groups.astype(np.int64))
+
+
+def read_groups(run_dir: Path, split: Split) -> Groups | None:
+    """(N,) as written, None where they were not; raises as ``read_predictions``."""
+    path = _folder_of(run_dir, split) / "groups.npy"
+    return _load_array(path, np.int64) if path.exists() else None
 
 
 def write_json(path: Path, value: Any) -> None:
@@ -208,24 +228,32 @@ def _compare_dataset(run_dir: Path, dataset: Mapping[str, Any]) -> None:
         )
 
 
-def _predictions_path(run_dir: Path, arm: str, seed: int) -> Path:
-    return run_dir / "predictions" / f"{arm}-seed{seed}.npy"
+def _folder_of(run_dir: Path, split: Split) -> Path:
+    folder = run_dir / "predictions"
+    return folder if split == "test" else folder / split
 
 
-def _save_array(path: Path, array: npt.NDArray[np.int16]) -> None:
+def _predictions_path(run_dir: Path, arm: str, seed: int, split: Split) -> Path:
+    return _folder_of(run_dir, split) / f"{arm}-seed{seed}.npy"
+
+
+def _save_array(path: Path, array: Labels | Groups) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
     buffer = io.BytesIO()
-    np.save(buffer, array.astype(np.int16), allow_pickle=False)
+    np.save(buffer, array, allow_pickle=False)
     write_atomically(path, buffer.getvalue())
 
 
-def _load_array(path: Path) -> npt.NDArray[np.int16]:
+def _load_array(path: Path, dtype: type[Kind]) -> npt.NDArray[Kind]:
     try:
         array = np.load(path, allow_pickle=False)
     except OSError as error:
         raise SignforgeError(f"Cannot read {path}: {error.strerror}.") from None
     except (ValueError, EOFError):
         raise SignforgeError(f"{path} is not a whole .npy file of predictions.") from None
-    if array.dtype != np.int16 or array.ndim != 1:
-        raise SignforgeError(f"{path} must hold int16 (N,), got {array.dtype} {array.shape}.")
-    checked: npt.NDArray[np.int16] = array
+    if array.dtype != dtype or array.ndim != 1:
+        raise SignforgeError(
+            f"{path} must hold {np.dtype(dtype)} (N,), got {array.dtype} {array.shape}."
+        )
+    checked: npt.NDArray[Kind] = array
     return checked

@@ -114,7 +114,7 @@ def report_html(run_dir: Path, summary: Summary, record: RunRecord) -> str:
         synthetic=synthetic_table(summary, record),
         gate=record.dataset.get("gate"),
         commands=commands_of(record.environment),
-        protocol=protocol_lines(record, summary.arms),
+        protocol=protocol_lines(record, summary),
         environment=environment_lines(record),
     )
 

@@ -40,7 +40,7 @@ def report_markdown(summary: Summary, record: RunRecord) -> str:
         "## Fidelity of the synthetic images",
         *fidelity,
         "## Protocol",
-        _list(protocol_lines(record, summary.arms)),
+        _list(protocol_lines(record, summary)),
         "## Environment",
         _list([*environment_lines(record), *repeat]),
     ]

@@ -4,8 +4,9 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from signforge.benchmark.budget import left_out
+from signforge.benchmark.clusters import Clustering
 from signforge.benchmark.record import RunRecord
-from signforge.benchmark.summary import ArmSummary
+from signforge.benchmark.summary import Summary
 from signforge.config import BenchmarkConfig
 from signforge.environment import hardware_line
 
@@ -15,7 +16,7 @@ OLD_FIDELITY = (
 )
 
 
-def protocol_lines(record: RunRecord, arms: Sequence[ArmSummary]) -> list[str]:
+def protocol_lines(record: RunRecord, summary: Summary) -> list[str]:
     """How the arms were trained and judged, and the notes on the data."""
     config, dataset = record.config, record.dataset
     splits, classifier = dataset["splits"], config.classifier
@@ -35,20 +36,35 @@ def protocol_lines(record: RunRecord, arms: Sequence[ArmSummary]) -> list[str]:
         "The verdict puts two remedies to the test, the best without and the best with a "
         "generator, chosen by macro accuracy on validation.",
     ]
-    if not splits["test"].get("groups"):
-        lines.append(
-            "Which test images show the same physical object is not known; they are resampled as "
-            "if each stood alone, so intervals are too narrow where a class shows few objects."
-        )
+    lines.append(_cluster_line(summary.clustering))
     less = left_out(config)
     if less is not None:
         lines.append(less)
-    lines += _seed_lines(config.benchmark, {arm.arm: arm.seeds for arm in arms})
+    lines += _seed_lines(config.benchmark, {arm.arm: arm.seeds for arm in summary.arms})
     hashes = ", ".join(f"{name} `{split['fingerprint'][:12]}`" for name, split in splits.items())
     generator = dataset["generator"]
     if generator:
         hashes += f", generator `{generator['fingerprint'][:12]}`"
     return [*lines, f"SHA-256: {hashes}.", *dataset["notes"]]
+
+
+def _cluster_line(clustering: Clustering | None) -> str:
+    """How images of one object enter the intervals."""
+    if clustering is None:
+        return (
+            "Which test images show the same physical object is not known; they are resampled as "
+            "if each stood alone, so intervals are too narrow where a class shows few objects."
+        )
+    measured = "test" if clustering.split == "test" else "validation"
+    line = (
+        f"Images of one group are right or wrong together: {clustering.design_effect:.1f} of them "
+        "say as much as one that stands alone (design effect of the differences between the arms, "
+        f"measured on the {measured} split's {clustering.groups:,} groups), so a resample draws as "
+        "many fewer, and intervals from images are wider by the root of that."
+    )
+    if clustering.split == "val":
+        line += " The groups of the test images are not known; they are taken to be alike."
+    return line
 
 
 def _seed_lines(config: BenchmarkConfig, seeds: Mapping[str, Sequence[int]]) -> list[str]:

@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import numpy as np
-import numpy.typing as npt
 from torch import Tensor
 
 from signforge.balance.dataset import SyntheticBalancedDataset
@@ -26,14 +25,17 @@ from signforge.benchmark.arms import (
     needs_generator,
     select_arms,
 )
+from signforge.benchmark.clusters import Split
 from signforge.benchmark.description import describe_dataset, with_gate
 from signforge.benchmark.fitting import fit_arm
 from signforge.benchmark.folder import (
+    Labels,
     Row,
     append_row,
     config_hash,
     open_run,
     read_rows,
+    write_groups,
     write_json,
     write_predictions,
     write_target,
@@ -42,7 +44,7 @@ from signforge.benchmark.gate import FittedGate, is_kept, kept_gate
 from signforge.benchmark.trials import none_for_nan
 from signforge.classify.training import predict_logits
 from signforge.config import Config
-from signforge.data.images import LabeledImages
+from signforge.data.images import UNKNOWN_GROUP, LabeledImages
 from signforge.data.splits import PreparedSplits
 from signforge.environment import describe_environment
 from signforge.errors import SignforgeError
@@ -67,10 +69,13 @@ class Job:
 
 @dataclass(frozen=True)
 class JobResult:
-    """row: JSON-ready. predictions: int16 (N,), the predicted class of each test image."""
+    """row: JSON-ready. predictions, val_predictions: int16 (N,), the predicted class of each image
+    of the test and the validation split.
+    """
 
     row: Row
-    predictions: npt.NDArray[np.int16]
+    predictions: Labels
+    val_predictions: Labels
 
 
 Work = Callable[[Job], JobResult]
@@ -128,7 +133,8 @@ def run_benchmark(
     environment = environment or describe_environment()
     dataset = describe_dataset(splits, sampler, gan_seconds)
     open_run(run_dir, config, dataset, environment, command)
-    write_target(run_dir, splits.test.labels.numpy().astype(np.int16))
+    _write_truth(run_dir, splits.test, "test")
+    _write_truth(run_dir, splits.val, "val")
 
     identity = config_hash(config)
     done = {
@@ -168,10 +174,18 @@ def run_benchmark(
         row = result.row
         # Predictions first: a row on disk vouches for them.
         write_predictions(run_dir, row["arm"], row["seed"], result.predictions)
+        write_predictions(run_dir, row["arm"], row["seed"], result.val_predictions, "val")
         append_row(run_dir, row)
         done[row["arm"], row["seed"]] = row
         on_row(row)
     return [done[job.arm, job.seed] for job in jobs]
+
+
+def _write_truth(run_dir: Path, images: LabeledImages, split: Split) -> None:
+    """What predictions are compared with: classes, and groups where all are known."""
+    write_target(run_dir, images.labels.numpy(), split)
+    if bool((images.groups != UNKNOWN_GROUP).all()):
+        write_groups(run_dir, images.groups.numpy(), split)
 
 
 def plan_jobs(config: Config) -> list[Job]:
@@ -234,7 +248,11 @@ def run_job(
         **{key: environment[key] for key in ("versions", "hardware", "commit", "dirty")},
         "finished_at": datetime.now(UTC).isoformat(timespec="seconds"),
     }
-    return JobResult(row=row, predictions=preds.numpy().astype(np.int16))
+    return JobResult(
+        row=row,
+        predictions=preds.numpy().astype(np.int16),
+        val_predictions=val_preds.numpy().astype(np.int16),
+    )
 
 
 def _with_own_hardware(job: Job, *, work: Work) -> JobResult:

@@ -2,6 +2,7 @@
 
 Method: seeds and test images are crossed random effects (Owen 2007, "The pigeonhole bootstrap").
 Images are resampled; the few seeds get Student's t, as resampling them is far too sure of itself.
+Images that come in groups count for fewer (``clusters``), and so many are drawn.
 The two parts of an interval add in quadrature, each with its own quantile (Howe 1974, "Approximate
 confidence limits on the mean of X + Y"), so it is never narrower than a paired t-test over seeds.
 Over classes: Holm 1979.
@@ -88,6 +89,7 @@ def compare(
     target: IntArray,
     *,
     groups: Mapping[str, IntArray] | None = None,
+    design_effect: float = 1.0,
     resamples: int = 2000,
     seed: int = 0,
 ) -> Comparison:
@@ -95,8 +97,10 @@ def compare(
 
     arm, baseline: predicted classes (S, N), row s of both from the same training seed.
     target: true classes (N,). groups: name -> its classes, none empty.
+    design_effect: how many images say as much as one that stands alone, at least 1.
 
-    Raises SignforgeError where shapes differ or a class has no test image.
+    Raises SignforgeError where shapes differ, a class has no test image, or ``design_effect`` is
+    below 1.
     """
     groups = groups or {}
     counts = np.bincount(target)
@@ -109,7 +113,7 @@ def compare(
         figures = [metric(recall) for metric in metrics]
         return np.concatenate([np.stack(figures, axis=-1), recall], axis=-1)
 
-    gains = _gains(arm, baseline, target, pick, resamples, seed)
+    gains = _gains(arm, baseline, target, pick, design_effect, resamples, seed)
     names = (*METRICS, *groups)
     return Comparison(
         figures=dict(zip(names, gains, strict=False)),
@@ -124,6 +128,7 @@ def paired_gain(
     *,
     metric: Metric = "macro_accuracy",
     classes: IntArray | None = None,
+    design_effect: float = 1.0,
     resamples: int = 2000,
     seed: int = 0,
 ) -> Gain:
@@ -136,14 +141,21 @@ def paired_gain(
     def pick(recall: FloatArray) -> FloatArray:
         return value(recall)[..., None]
 
-    return _gains(arm, baseline, target, pick, resamples, seed)[0]
+    return _gains(arm, baseline, target, pick, design_effect, resamples, seed)[0]
 
 
 def paired_class_gains(
-    arm: IntArray, baseline: IntArray, target: IntArray, *, resamples: int = 2000, seed: int = 0
+    arm: IntArray,
+    baseline: IntArray,
+    target: IntArray,
+    *,
+    design_effect: float = 1.0,
+    resamples: int = 2000,
+    seed: int = 0,
 ) -> list[ClassGain]:
     """Gain of every class's recall; arguments and errors as in ``compare``."""
-    return _with_holm(_gains(arm, baseline, target, lambda recall: recall, resamples, seed))
+    gains = _gains(arm, baseline, target, lambda recall: recall, design_effect, resamples, seed)
+    return _with_holm(gains)
 
 
 def recall_metric(
@@ -176,11 +188,12 @@ def _gains(
     baseline: IntArray,
     target: IntArray,
     pick: Pick,
+    design_effect: float,
     resamples: int,
     seed: int,
 ) -> list[Gain]:
     """One Gain for each of the K figures of ``pick``."""
-    _check(arm, baseline, target)
+    _check(arm, baseline, target, design_effect)
     rng = np.random.default_rng(seed)
     correct = np.concatenate([arm == target, baseline == target])
     seeds = len(arm)
@@ -191,11 +204,11 @@ def _gains(
     recall = _recall(correct, target)
     per_seed = differences(recall)
     mean = per_seed.mean(0)
-    drawn = _resampled_recall(correct, target, resamples, rng)
+    worth = np.maximum(np.round(np.bincount(target) / design_effect), 1).astype(np.int64)
+    drawn = _resampled_recall(correct, target, worth, resamples, rng)
     # Spread as if there were no difference (McNemar), not only around the one seen: a handful of
     # images that all changed for the better would show no spread at all.
-    counts = np.bincount(target)
-    noise = rng.standard_normal((resamples, 1, len(counts))) / np.sqrt(counts)
+    noise = rng.standard_normal((resamples, 1, len(worth))) / np.sqrt(worth)
     drawn[:, :seeds] += noise * (recall[:seeds] - recall[seeds:])
     deviations = differences(drawn) - per_seed
 
@@ -282,10 +295,15 @@ def _recall(correct: npt.NDArray[np.bool_], target: IntArray) -> FloatArray:
 
 
 def _resampled_recall(
-    correct: npt.NDArray[np.bool_], target: IntArray, resamples: int, rng: np.random.Generator
+    correct: npt.NDArray[np.bool_],
+    target: IntArray,
+    worth: IntArray,
+    resamples: int,
+    rng: np.random.Generator,
 ) -> FloatArray:
     """Recall (resamples, R, C) when images are drawn anew, the same ones for every row.
 
+    worth: how many are drawn of each class, (C,).
     Images are drawn within their class: drawn over the whole test set, a rare class could
     vanish from a resample, and macro accuracy with a fixed denominator would not exist there.
     Images of a class that the same rows get right are interchangeable, so their numbers follow
@@ -300,17 +318,19 @@ def _resampled_recall(
     recall = np.empty((resamples, len(correct), len(counts)))
     for label, count in enumerate(counts):
         chosen = target[first] == label
-        drawn = rng.multinomial(count, sizes[chosen] / count, size=resamples)
-        recall[:, :, label] = drawn @ correct[:, first[chosen]].T / count
+        drawn = rng.multinomial(worth[label], sizes[chosen] / count, size=resamples)
+        recall[:, :, label] = drawn @ correct[:, first[chosen]].T / worth[label]
     return recall
 
 
-def _check(arm: IntArray, baseline: IntArray, target: IntArray) -> None:
+def _check(arm: IntArray, baseline: IntArray, target: IntArray, design_effect: float) -> None:
     if arm.ndim != 2 or arm.shape != baseline.shape or arm.shape[1:] != target.shape:
         raise SignforgeError(
             f"Paired predictions must have one shape (seeds, images): arm {arm.shape}, "
             f"baseline {baseline.shape}, target {target.shape}."
         )
+    if design_effect < 1:
+        raise SignforgeError(f"design_effect must be at least 1, got {design_effect:g}.")
     absent = np.flatnonzero(np.bincount(target) == 0)
     if len(absent):
         raise SignforgeError(

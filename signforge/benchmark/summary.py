@@ -8,8 +8,24 @@ import numpy as np
 import torch
 
 from signforge.benchmark.arms import BASELINE
-from signforge.benchmark.folder import Row, read_json, read_predictions, read_rows, read_target
-from signforge.benchmark.statistics import ClassGain, Comparison, Gain, IntArray, compare
+from signforge.benchmark.clusters import (
+    Clustering,
+    GroupedPredictions,
+    IntArray,
+    Predictions,
+    Split,
+    measure_clustering,
+)
+from signforge.benchmark.folder import (
+    Row,
+    has_predictions,
+    read_groups,
+    read_json,
+    read_predictions,
+    read_rows,
+    read_target,
+)
+from signforge.benchmark.statistics import ClassGain, Comparison, Gain, compare
 from signforge.benchmark.verdict import Contender, verdict
 from signforge.config import load_config
 from signforge.data.splits import shot_group
@@ -85,6 +101,8 @@ class Summary:
     best_cheap, best_generative: of the arms without and with a generator, besides ``real``, the
         one with the highest macro accuracy on validation, which the test has no part in; None if
         there is none.
+    clustering: what images of one group count for in the intervals; None where no split tells,
+        and each image counts as if it stood alone.
     """
 
     verdict: str
@@ -94,6 +112,7 @@ class Summary:
     class_names: tuple[str, ...]
     train_counts: tuple[int, ...]
     test_counts: tuple[int, ...]
+    clustering: Clustering | None
 
 
 def contenders(summary: Summary) -> list[ArmSummary]:
@@ -157,23 +176,43 @@ def summarise_run(run_dir: Path) -> Summary:
         arms=tuple(dict.fromkeys([BASELINE, *config.arms, *(row["arm"] for row in rows)])),
         class_names=tuple(dataset["class_names"]),
         train_counts=tuple(dataset["splits"]["train"]["class_counts"]),
+        clustering=_clustering(run_dir, rows),
         resamples=config.bootstrap_resamples,
     )
 
 
+def _clustering(run_dir: Path, rows: Sequence[Row]) -> Clustering | None:
+    """By the test split's own groups if they are known, else by those of the validation split."""
+    splits: tuple[Split, ...] = ("test", "val")
+    for split in splits:
+        groups = read_groups(run_dir, split)
+        kept = [
+            (row["arm"], row["seed"])
+            for row in rows
+            if has_predictions(run_dir, row["arm"], row["seed"], split)
+        ]
+        if groups is not None and kept:
+            preds = {key: read_predictions(run_dir, *key, split) for key in kept}
+            found = GroupedPredictions(preds, read_target(run_dir, split), groups)
+            return measure_clustering(found, BASELINE, split)
+    return None
+
+
 def summarise(
     rows: Sequence[Row],
-    predictions: Mapping[tuple[str, int], IntArray],
+    predictions: Predictions,
     target: IntArray,
     *,
     arms: Sequence[str],
     class_names: tuple[str, ...],
     train_counts: tuple[int, ...],
+    clustering: Clustering | None = None,
     resamples: int = 2000,
 ) -> Summary:
     """Figures of every arm that has a row, in the order of ``arms``.
 
-    predictions: (N,) for every (arm, seed) in ``rows``. target: (N,) true classes.
+    predictions: for every (arm, seed) in ``rows``. target: (N,) true classes.
+    clustering: what images of one group count for; None takes each as standing alone.
     """
     of_arm = {
         arm: sorted((row for row in rows if row["arm"] == arm), key=lambda row: row["seed"])
@@ -198,7 +237,14 @@ def summarise(
         preds, baseline = (
             np.stack([predictions[name, seed] for seed in seeds]) for name in (arm, other)
         )
-        return compare(preds, baseline, target, groups=groups, resamples=resamples)
+        return compare(
+            preds,
+            baseline,
+            target,
+            groups=groups,
+            design_effect=clustering.design_effect if clustering else 1.0,
+            resamples=resamples,
+        )
 
     summaries = {}
     for arm, found in of_arm.items():
@@ -241,6 +287,7 @@ def summarise(
         class_names=class_names,
         train_counts=train_counts,
         test_counts=tuple(np.bincount(target, minlength=len(class_names)).tolist()),
+        clustering=clustering,
     )
 
 

@@ -71,11 +71,13 @@ def _check_results(executor: Executor) -> None:
     require(found == wanted, f"The executor gives results of the jobs {found}, not of {wanted}.")
     for result in results:
         expected = _answer(next(job for job in jobs if job.arm == result.row["arm"]))
-        preds = result.predictions
+        pairs = (
+            (result.predictions, expected.predictions),
+            (result.val_predictions, expected.val_predictions),
+        )
         require(
             result.row == expected.row
-            and preds.dtype == expected.predictions.dtype
-            and np.array_equal(preds, expected.predictions),
+            and all(a.dtype == b.dtype and np.array_equal(a, b) for a, b in pairs),
             f"The executor changes the result of {result.row['arm']}; hand it on as it is.",
         )
 
@@ -124,7 +126,8 @@ def _run(executor: Executor, jobs: Sequence[Job], work: Work) -> list[JobResult]
 
 def _answer(job: Job) -> JobResult:
     row = {"arm": job.arm, "seed": job.seed, "third": 1 / 3, "list": [job.number, None]}
-    return JobResult(row=row, predictions=np.arange(job.number, dtype=np.int16))
+    preds = np.arange(job.number, dtype=np.int16)
+    return JobResult(row=row, predictions=preds, val_predictions=-preds)
 
 
 def _refuse(job: Job) -> JobResult:
@@ -141,4 +144,5 @@ def _wait_unless_first(job: Job, *, folder: str, patience: float) -> JobResult:
         while not (Path(folder) / "seen").exists() and time.monotonic() - started < patience:
             time.sleep(0.01)
     waited = time.monotonic() - started
-    return JobResult({"arm": job.arm, "seed": job.seed, "waited": waited}, np.zeros(1, np.int16))
+    nothing = np.zeros(1, np.int16)
+    return JobResult({"arm": job.arm, "seed": job.seed, "waited": waited}, nothing, nothing)

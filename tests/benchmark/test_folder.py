@@ -2,24 +2,30 @@ import json
 from multiprocessing import get_context
 from pathlib import Path
 
+import numpy as np
 import pytest
 
-from signforge.benchmark.folder import append_row, open_run, read_json, read_rows
+from signforge.benchmark.folder import (
+    append_row,
+    open_run,
+    read_groups,
+    read_json,
+    read_rows,
+    write_groups,
+)
 from signforge.config import Config
 from signforge.errors import SignforgeError
+from support.benchmark_runs import append_many
 
 ROWS_EACH = 200
-
-
-def append_many(folder: Path, arm: str) -> None:
-    for seed in range(ROWS_EACH):
-        append_row(folder, {"arm": arm, "seed": seed, "per_class_recall": [0.5] * 1000})
 
 
 def test_processes_that_add_to_one_file_lose_no_row(tmp_path: Path) -> None:
     arms = ("real", "oversample", "synthetic")
     context = get_context("spawn")
-    processes = [context.Process(target=append_many, args=(tmp_path, arm)) for arm in arms]
+    processes = [
+        context.Process(target=append_many, args=(tmp_path, arm, ROWS_EACH)) for arm in arms
+    ]
     for process in processes:
         process.start()
     for process in processes:
@@ -67,3 +73,16 @@ def test_a_call_without_generator_leaves_what_is_known_of_it(tmp_path: Path) -> 
     open_run(tmp_path / "new", Config(), described(), {}, "first")
     open_run(tmp_path / "new", Config(), described(generator), {}, "second")
     assert read_json(tmp_path / "new" / "dataset.json")["generator"] == generator
+
+
+def test_groups_may_have_any_numbers_and_another_file_is_refused(tmp_path: Path) -> None:
+    groups = np.array([3, 2**40, 3], dtype=np.int64)
+    assert read_groups(tmp_path, "val") is None
+    write_groups(tmp_path, groups, "val")
+    found = read_groups(tmp_path, "val")
+    assert found is not None
+    assert found.tolist() == groups.tolist()
+    path = tmp_path / "predictions" / "val" / "groups.npy"
+    np.save(path, groups.astype(np.float32))
+    with pytest.raises(SignforgeError, match=r"groups\.npy must hold int64 \(N,\), got float32"):
+        read_groups(tmp_path, "val")

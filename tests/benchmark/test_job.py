@@ -149,6 +149,8 @@ def test_everything_lands_in_the_run_directory(finished: Path) -> None:
     assert {path.name for path in finished.iterdir() if path.is_file()} == FILES
     assert {path.name for path in (finished / "predictions").iterdir()} == {
         "target.npy",
+        "groups.npy",
+        "val",
         "real-seed0.npy",
         "oversample-seed0.npy",
         "synthetic-seed0.npy",

@@ -8,9 +8,16 @@ import torch
 
 from signforge.benchmark import gate as gate_module
 from signforge.benchmark.arms import ARMS, may_use_gate
-from signforge.benchmark.folder import config_hash, read_predictions, read_rows, read_target
+from signforge.benchmark.folder import (
+    config_hash,
+    read_groups,
+    read_predictions,
+    read_rows,
+    read_target,
+)
 from signforge.benchmark.runner import GATE, plan_jobs, run_benchmark, run_in_process
 from signforge.config import load_config, validate
+from signforge.data.images import UNKNOWN_GROUP
 from signforge.errors import SignforgeError
 
 MOMENTARY = ("classifier_seconds", "gate_seconds", "finished_at", "commit", "dirty")
@@ -90,6 +97,21 @@ def test_predictions_give_the_figures_of_the_rows_again(finished, splits):
         assert recall == pytest.approx(row["per_class_recall"], abs=1e-6)
         assert np.mean(recall) == pytest.approx(row["macro_accuracy"], abs=1e-6)
         assert recall[row["worst_class"]] == min(recall) == pytest.approx(row["worst_class_recall"])
+        seen = read_predictions(run_dir, row["arm"], row["seed"], "val")
+        assert (seen == splits.val.labels.numpy()).mean() == pytest.approx(row["val_top1"])
+    for name, split in (("val", splits.val), ("test", splits.test)):
+        assert read_target(run_dir, name).tolist() == split.labels.tolist()
+        assert read_groups(run_dir, name).tolist() == split.groups.tolist()
+
+
+def test_groups_are_kept_only_where_all_are_known(config, splits, tmp_path):
+    groups = splits.test.groups.clone()
+    groups[3] = UNKNOWN_GROUP
+    unknown = dataclasses.replace(splits, test=dataclasses.replace(splits.test, groups=groups))
+    only_real = changed(changed(config, "benchmark.seeds", 1), "benchmark.arms", ["real"])
+    run_benchmark(only_real, unknown, None, tmp_path)
+    assert read_groups(tmp_path, "test") is None
+    assert read_groups(tmp_path, "val").tolist() == splits.val.groups.tolist()
 
 
 @pytest.mark.parametrize("killed_after", [0, 2, 5])

@@ -3,6 +3,13 @@ import dataclasses
 import numpy as np
 import pytest
 
+from signforge.benchmark.clusters import GroupedPredictions, measure_clustering
+from signforge.benchmark.folder import (
+    read_target,
+    write_groups,
+    write_predictions,
+    write_target,
+)
 from signforge.benchmark.runner import run_benchmark
 from signforge.benchmark.statistics import compare
 from signforge.benchmark.summary import epoch_counts, rare_first, summarise, summarise_run
@@ -199,6 +206,38 @@ def test_a_run_directory_is_enough(config, splits, sampler, tmp_path):
         # Rows are torchmetrics' figures, gains are made from the predictions: two ways, one value.
         assert found.over_real.mean == pytest.approx(difference, abs=1e-6)
     assert dataclasses.replace(summary) == summarise_run(tmp_path)
+
+
+def test_groups_of_the_test_are_used_if_known_and_those_of_validation_if_not(tmp_path):
+    write_run(tmp_path, seeds=1)
+    alone = summarise_run(tmp_path)
+    assert alone.clustering is None
+    # Validation images in groups of four that fare alike, as rows of this version keep them.
+    target = np.repeat(np.arange(len(alone.class_names)), 40)
+    groups = np.arange(len(target)) // 4
+    rng = np.random.default_rng(0)
+    preds = {}
+    for arm in alone.arms:
+        right = (rng.random(len(target)) < 0.7)[groups]
+        preds[arm.arm, 0] = np.where(right, target, (target + 1) % len(alone.class_names))
+        write_predictions(tmp_path, arm.arm, 0, preds[arm.arm, 0], "val")
+    write_target(tmp_path, target, "val")
+    write_groups(tmp_path, groups, "val")
+    by_val = summarise_run(tmp_path)
+    known = measure_clustering(GroupedPredictions(preds, target, groups), "real", "val")
+    assert by_val.clustering == known
+    assert 3 < known.design_effect < 5
+    for before, after in zip(alone.arms[1:], by_val.arms[1:], strict=True):
+        assert after.over_real.mean == before.over_real.mean
+        ratio = after.over_real.image_sd / before.over_real.image_sd
+        assert ratio == pytest.approx(known.design_effect**0.5, rel=0.15)
+
+    test = read_target(tmp_path)
+    write_groups(tmp_path, np.arange(len(test)), "test")
+    by_test = summarise_run(tmp_path)
+    assert by_test.clustering.split == "test"
+    assert by_test.clustering.groups == len(test)
+    assert by_test.clustering.design_effect == pytest.approx(1)
 
 
 def test_a_seed_that_was_trained_twice_counts_once(tmp_path):

@@ -159,7 +159,8 @@ def test_a_task_has_as_many_threads_as_cores(monkeypatch: pytest.MonkeyPatch) ->
     def threads(job: Job) -> JobResult:
         import numpy
 
-        return JobResult({"arm": job.arm, "threads": torch.get_num_threads()}, numpy.zeros(1))
+        nothing = numpy.zeros(1)
+        return JobResult({"arm": job.arm, "threads": torch.get_num_threads()}, nothing, nothing)
 
     for cores in ("1", "2"):
         monkeypatch.setenv("SIGNFORGE_RAY_CPUS", cores)
@@ -182,7 +183,7 @@ def test_what_no_task_can_have(
 ) -> None:
     monkeypatch.setenv(variable, text)
     with pytest.raises(signforge.SignforgeError, match=sentence):
-        list(run_on_ray([Job("real", 0, 1, 1)], lambda _job: JobResult({}, None)))
+        list(run_on_ray([Job("real", 0, 1, 1)], lambda _job: JobResult({}, None, None)))
 
 
 class TestRunOnRay(ExecutorContract):
