@@ -433,7 +433,11 @@ def test_benchmark_says_what_it_found(compared: tuple[Path, Ran]) -> None:
 
 def test_a_benchmark_on_disk(compared: tuple[Path, Ran], trained: tuple[Path, Ran]) -> None:
     out, _ = compared
-    predictions = {f"predictions/{arm}-seed{seed}.npy" for arm in ARMS for seed in range(2)}
+    predictions = {
+        f"{folder}/{name}.npy"
+        for folder in ("predictions", "predictions/val")
+        for name in ("target", *(f"{arm}-seed{seed}" for arm in ARMS for seed in range(2)))
+    }
     # Which classes the gallery shows depends on what they gained.
     found = {name for name in files_below(out) if not name.startswith("gallery/")}
     assert (out / "gallery" / "gallery.json").is_file()
@@ -446,13 +450,13 @@ def test_a_benchmark_on_disk(compared: tuple[Path, Ran], trained: tuple[Path, Ra
         "report.html",
         "results.md",
         "results.csv",
+        "classes.csv",
         "fidelity.json",
         "samples.png",
         "class_balance.png",
         "per_class_gain.png",
         "extractor/extractor.json",
         "extractor/extractor.safetensors",
-        "predictions/target.npy",
         *predictions,
     }
     rows = [json.loads(line) for line in (out / "rows.jsonl").read_text().splitlines()]

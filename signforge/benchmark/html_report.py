@@ -5,7 +5,7 @@ The template draws; this module gathers what it draws from the files of the run 
 
 import base64
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -29,7 +29,6 @@ from signforge.benchmark.protocol import environment_lines, fidelity_note, proto
 from signforge.benchmark.record import RunRecord
 from signforge.benchmark.statistics import Gain
 from signforge.benchmark.summary import (
-    SHOT_GROUPS,
     ArmSummary,
     Summary,
     contenders,
@@ -38,6 +37,7 @@ from signforge.benchmark.summary import (
     shown_by_class,
 )
 from signforge.benchmark.tables import (
+    GROUP_GAINS,
     accuracy_table,
     class_table,
     cost_table,
@@ -56,6 +56,14 @@ class Confusions:
 
     arm: str
     changes: Sequence[ConfusionChange]
+
+
+@dataclass(frozen=True)
+class GroupGains:
+    """titles: of the columns. rows: the gains of each arm, one a column."""
+
+    titles: Sequence[str]
+    rows: Mapping[str, Sequence[Gain]]
 
 
 def report_html(run_dir: Path, summary: Summary, record: RunRecord) -> str:
@@ -130,16 +138,19 @@ def _forest(gains: Sequence[Gain | None]) -> dict[str, Any]:
     return {"axis": gain_axis([gain for gain in gains if gain is not None]), "gains": gains}
 
 
-def _group_gains(summary: Summary) -> dict[str, list[Gain | None]]:
-    """Gains over ``real`` in the worst class and in each group of classes, by arm."""
-    names = {"worst_class_recall": "worst class", **{group: group for group in SHOT_GROUPS}}
-    found = {
-        title: [
-            arm.versus_real.figures.get(key) if arm.versus_real else None for arm in summary.arms
-        ]
-        for key, title in names.items()
-    }
-    return {title: gains for title, gains in found.items() if any(gains)}
+def _group_gains(summary: Summary) -> dict[str, GroupGains]:
+    """By the arm that the others are compared with: ``real``, then the best cheap one."""
+    compared = {BASELINE: {arm.arm: arm.versus_real for arm in summary.arms}}
+    if summary.best_cheap:
+        compared[summary.best_cheap] = {arm.arm: arm.versus_cheap for arm in summary.arms}
+    found = {}
+    for over, versus in compared.items():
+        known = {arm: comparison.figures for arm, comparison in versus.items() if comparison}
+        if known:
+            keys = [key for key in GROUP_GAINS if key in next(iter(known.values()))]
+            rows = {arm: [figures[key] for key in keys] for arm, figures in known.items()}
+            found[over] = GroupGains([GROUP_GAINS[key] for key in keys], rows)
+    return found
 
 
 def _confusions(run_dir: Path, summary: Summary, arms: Sequence[ArmSummary]) -> list[Confusions]:

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 
+from signforge.benchmark.arms import BASELINE
 from signforge.benchmark.class_fidelity_table import fidelity_class_table, real_macro_accuracy
 from signforge.benchmark.folder import commands_of
 from signforge.benchmark.protocol import environment_lines, fidelity_note, protocol_lines
@@ -12,6 +13,7 @@ from signforge.benchmark.tables import (
     arms_table,
     class_table,
     fidelity_table,
+    group_gains_table,
 )
 
 
@@ -33,6 +35,7 @@ def report_markdown(summary: Summary, record: RunRecord) -> str:
         "Mean ± standard deviation over seeds. Gains are in percentage points of macro accuracy "
         "(mean per-class recall), paired by seed and test image, with 95 % intervals. Many, medium "
         "and few are classes with more than 100, 20 to 100 and fewer than 20 training images.",
+        *_group_gains(summary),
         "![Gain of each class](per_class_gain.png)",
         "![Images of each class before and after balancing](class_balance.png)",
         "## Recall of each class",
@@ -45,6 +48,16 @@ def report_markdown(summary: Summary, record: RunRecord) -> str:
         _list([*environment_lines(record), *repeat]),
     ]
     return "\n\n".join(parts) + "\n"
+
+
+def _group_gains(summary: Summary) -> list[str]:
+    """Headings and tables, over ``real`` and over the best cheap arm."""
+    parts = []
+    for over in (BASELINE, summary.best_cheap):
+        table = group_gains_table(summary, over) if over else None
+        if table is not None:
+            parts += [f"## {table.title}", table_markdown(table)]
+    return parts
 
 
 def table_markdown(table: Table) -> str:

@@ -50,7 +50,8 @@ class ArmSummary:
 
     val_macro_accuracy: on the validation split, by which arms are chosen; all else is the test's.
     many, medium, few: None where the data has no class of that kind.
-    per_class_recall: (C,), mean over seeds. class_counts: images an epoch shows, (C,).
+    per_class_recall, per_class_precision: (C,), means over seeds; precision over those that
+        predicted the class, None where none did. class_counts: images an epoch shows, (C,).
     gan_seconds, gate_seconds, classifier_seconds: means over seeds; 0 for what an arm did without.
     acceptance: (C,), share of trial samples that the gate kept; None where no gate was asked.
     oversampled_counts: (C,), real images that the last epoch showed again; empty if unknown.
@@ -68,6 +69,7 @@ class ArmSummary:
     medium: Spread | None
     few: Spread | None
     per_class_recall: tuple[float, ...]
+    per_class_precision: tuple[float | None, ...]
     class_counts: tuple[int, ...]
     uses_generator: bool
     gan_seconds: float
@@ -92,6 +94,11 @@ class ArmSummary:
     def class_gains(self) -> tuple[ClassGain, ...]:
         """Gain of each class over ``real``; empty where there is none."""
         return self.versus_real.classes if self.versus_real else ()
+
+    @property
+    def class_gains_over_cheap(self) -> tuple[ClassGain, ...]:
+        """Gain of each class over the best cheap arm; empty where there is none."""
+        return self.versus_cheap.classes if self.versus_cheap else ()
 
 
 @dataclass(frozen=True)
@@ -262,12 +269,18 @@ def summarise(
             worst_class_recall=_spread(found, "worst_class_recall"),
             **shown,
             per_class_recall=tuple(recall.tolist()),
+            per_class_precision=_mean_precision(
+                [predictions[arm, row["seed"]] for row in found], target, len(class_names)
+            ),
             class_counts=tuple(found[0]["class_counts"]),
             uses_generator=_uses_generator(found),
             gan_seconds=_spread(found, "gan_seconds").mean,
             gate_seconds=float(np.mean([row.get("gate_seconds", 0.0) for row in found])),
             classifier_seconds=_spread(found, "classifier_seconds").mean,
-            acceptance=_mean_of_known(found, "acceptance", len(class_names)),
+            # Rows of older versions lack the key.
+            acceptance=_mean_of_known(
+                [row.get("acceptance") or [None] * len(class_names) for row in found]
+            ),
             oversampled_counts=_mean_of_lists(found, "oversampled_counts"),
             versus_real=versus(arm, BASELINE),
             versus_cheap=versus(arm, best_cheap),
@@ -322,11 +335,24 @@ def _spread(rows: Sequence[Row], key: str) -> Spread:
     return Spread(float(values.mean()), float(values.std(ddof=1)) if len(values) > 1 else None)
 
 
-def _mean_of_known(rows: Sequence[Row], key: str, num_classes: int) -> tuple[float | None, ...]:
-    """Of each class, (C,), over the rows that know it; rows of older versions lack the key."""
-    columns = zip(*(row.get(key) or [None] * num_classes for row in rows), strict=True)
+def _mean_of_known(lists: Sequence[Sequence[float | None]]) -> tuple[float | None, ...]:
+    """Of each class, (C,), over the lists (C,) that know it."""
+    columns = zip(*lists, strict=True)
     known = [[value for value in column if value is not None] for column in columns]
     return tuple(float(np.mean(values)) if values else None for values in known)
+
+
+def _mean_precision(
+    predictions: Sequence[IntArray], target: IntArray, num_classes: int
+) -> tuple[float | None, ...]:
+    """Share of the images predicted as a class that are of it, (C,), mean over seeds."""
+    precisions = []
+    for preds in predictions:
+        predicted = np.bincount(preds, minlength=num_classes)
+        right = np.bincount(preds[preds == target], minlength=num_classes)
+        pairs = zip(right.tolist(), predicted.tolist(), strict=True)
+        precisions.append([hits / count if count else None for hits, count in pairs])
+    return _mean_of_known(precisions)
 
 
 def _mean_of_lists(rows: Sequence[Row], key: str) -> tuple[float, ...]:

@@ -1,11 +1,10 @@
 """What a benchmark found as tables of text, for the terminal, Markdown, CSV and HTML alike."""
 
-import csv
-import io
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from signforge.benchmark.arms import BASELINE
 from signforge.benchmark.record import RunRecord
 from signforge.benchmark.statistics import Gain
 from signforge.benchmark.summary import (
@@ -21,15 +20,8 @@ from signforge.benchmark.summary import (
 from signforge.benchmark.verdict import points
 
 MISSING = "-"
-CSV_SPREADS = (
-    "val_macro_accuracy",
-    "top1",
-    "macro_accuracy",
-    "worst_class_recall",
-    "many",
-    "medium",
-    "few",
-)
+GROUP_GAINS = {"worst_class_recall": "worst class", **{group: group for group in SHOT_GROUPS}}
+"""Figures of a Comparison beside macro accuracy, with their titles."""
 
 
 @dataclass(frozen=True)
@@ -128,6 +120,27 @@ def cost_table(summary: Summary) -> Table:
     return without_empty_columns(table)
 
 
+def group_gains_table(summary: Summary, over: str) -> Table | None:
+    """One line an arm: gains in the worst class and in each group of classes over the arm ``over``,
+    ``real`` or the best cheap one; None where no arm was compared with it.
+    """
+    compared = [
+        (arm.arm, versus)
+        for arm in summary.arms
+        if (versus := arm.versus_real if over == BASELINE else arm.versus_cheap) is not None
+    ]
+    if not compared:
+        return None
+    shown = {key: title for key, title in GROUP_GAINS.items() if key in compared[0][1].figures}
+    return Table(
+        title=f"Gain over {over} in groups of classes, points",
+        header=("arm", *shown.values()),
+        rows=tuple(
+            (arm, *(gain_text(versus.figures[key]) for key in shown)) for arm, versus in compared
+        ),
+    )
+
+
 def counts_table(summary: Summary) -> Table:
     """One line a class, most frequent first: images that an epoch shows."""
     series = epoch_counts(summary)
@@ -184,10 +197,13 @@ def synthetic_table(summary: Summary, record: RunRecord) -> Table | None:
 
 
 def class_table(summary: Summary) -> Table:
-    """One line a class, rarest first: recall of each arm, and gains over ``real`` of the arms of
-    ``shown_by_class``.
+    """One line a class, rarest first: recall of each arm, gains over ``real`` of the arms of
+    ``shown_by_class``, and over the best cheap arm of the best with a generator.
     """
     gaining = shown_by_class(summary)
+    generative = [
+        arm for arm in summary.arms if arm.arm == summary.best_generative and arm.versus_cheap
+    ]
     return Table(
         title="Recall of each class",
         header=(
@@ -196,6 +212,7 @@ def class_table(summary: Summary) -> Table:
             "test images",
             *(f"{arm.arm} %" for arm in summary.arms),
             *(f"{arm.arm} over real" for arm in gaining),
+            *(f"{arm.arm} over {summary.best_cheap}" for arm in generative),
         ),
         rows=tuple(
             (
@@ -204,6 +221,7 @@ def class_table(summary: Summary) -> Table:
                 f"{summary.test_counts[label]:,}",
                 *(f"{100 * arm.per_class_recall[label]:.1f}" for arm in summary.arms),
                 *(gain_text(arm.class_gains[label]) for arm in gaining),
+                *(gain_text(arm.class_gains_over_cheap[label]) for arm in generative),
             )
             for label in rare_first(summary)
         ),
@@ -262,32 +280,6 @@ def fidelity_table(
         rows.append((f"fid_inception_{inception['n']}", *fids))
         rows.append((f"kid_inception_{inception['n']} x 1000", *kids))
     return Table("Fidelity", ("metric", "synthetic", "real against real"), tuple(rows))
-
-
-def results_csv(summary: Summary) -> str:
-    """One line an arm, shares as plain numbers, empty where there is none."""
-    lines = []
-    for arm in summary.arms:
-        line: dict[str, Any] = {"arm": arm.arm, "seeds": len(arm.seeds)}
-        for key in CSV_SPREADS:
-            spread: Spread | None = getattr(arm, key)
-            line[key] = spread.mean if spread else None
-            line[f"{key}_std"] = spread.std if spread else None
-        for key, gain in (("over_real", arm.over_real), ("over_cheap", arm.over_cheap)):
-            line[f"macro_gain_{key}"] = gain.mean if gain else None
-            line[f"macro_gain_{key}_low"] = gain.low if gain else None
-            line[f"macro_gain_{key}_high"] = gain.high if gain else None
-            line[f"macro_gain_{key}_p"] = gain.p if gain else None
-        line["best_cheap"] = summary.best_cheap
-        line["gan_seconds"] = arm.gan_seconds
-        line["gate_seconds"] = arm.gate_seconds
-        line["classifier_seconds"] = arm.classifier_seconds
-        lines.append(line)
-    text = io.StringIO()
-    writer = csv.DictWriter(text, fieldnames=list(lines[0]), lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(lines)
-    return text.getvalue()
 
 
 def without_empty_columns(table: Table) -> Table:

@@ -19,7 +19,7 @@ ROW_FIGURES = (
     *("gan_seconds", "gate_seconds", "classifier_seconds"),
 )
 FILES = (
-    *("report.html", "results.md", "results.csv", "rows.jsonl"),
+    *("report.html", "results.md", "results.csv", "classes.csv", "rows.jsonl"),
     *("config.yaml", "dataset.json", "environment.json", "fidelity.json"),
     *("samples.png", "class_balance.png", "per_class_gain.png"),
 )

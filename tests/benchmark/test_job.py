@@ -33,6 +33,7 @@ FILES = {
     "per_class_gain.png",
     "report.html",
     "results.csv",
+    "classes.csv",
     "results.md",
     "rows.jsonl",
     "samples.png",

@@ -2,11 +2,12 @@ import csv
 import io
 import re
 
+import numpy as np
 import pytest
 from PIL import Image
 
 from signforge.benchmark.fidelity import measure_fidelity
-from signforge.benchmark.folder import read_rows
+from signforge.benchmark.folder import read_predictions, read_rows, read_target
 from signforge.benchmark.report import write_report
 from signforge.benchmark.runner import run_benchmark
 from signforge.benchmark.tables import arms_table
@@ -59,12 +60,40 @@ def test_the_csv_holds_the_summary_in_full_precision(run_dir):
     lines = list(csv.DictReader(io.StringIO((run_dir / "results.csv").read_text())))
     assert [line["arm"] for line in lines] == ["real", "oversample", "synthetic"]
     assert float(lines[2]["macro_accuracy"]) == summary.arms[2].macro_accuracy.mean
-    assert float(lines[2]["macro_gain_over_real_low"]) == summary.arms[2].over_real.low
-    assert float(lines[2]["macro_gain_over_real_p"]) == summary.arms[2].over_real.p
+    assert float(lines[2]["macro_accuracy_gain_over_real_low"]) == summary.arms[2].over_real.low
+    assert float(lines[2]["macro_accuracy_gain_over_real_p"]) == summary.arms[2].over_real.p
     assert float(lines[1]["val_macro_accuracy"]) == summary.arms[1].val_macro_accuracy.mean
     assert float(lines[2]["gate_seconds"]) == 0
-    assert lines[0]["macro_gain_over_real"] == ""
-    assert lines[0]["macro_gain_over_real_p"] == ""
+    assert lines[0]["macro_accuracy_gain_over_real"] == ""
+    assert lines[0]["macro_accuracy_gain_over_real_p"] == ""
+
+
+def test_the_csv_of_classes_holds_recall_precision_and_gains(run_dir):
+    from sklearn.metrics import precision_score
+
+    summary = write_report(run_dir)
+    lines = list(csv.DictReader(io.StringIO((run_dir / "classes.csv").read_text())))
+    classes = len(summary.class_names)
+    assert [line["arm"] for line in lines[::classes]] == ["real", "oversample", "synthetic"]
+    assert [line["name"] for line in lines[:classes]] == list(summary.class_names)
+    target = read_target(run_dir)
+    for arm, start in zip(summary.arms, range(0, len(lines), classes), strict=True):
+        preds = [read_predictions(run_dir, arm.arm, seed) for seed in arm.seeds]
+        known = [
+            precision_score(target, seen, average=None, labels=range(classes), zero_division=np.nan)
+            for seen in preds
+        ]
+        for label, line in enumerate(lines[start : start + classes]):
+            values = [row[label] for row in known if not np.isnan(row[label])]
+            if values:
+                assert float(line["precision"]) == pytest.approx(np.mean(values))
+            else:
+                assert line["precision"] == ""
+            assert float(line["recall"]) == arm.per_class_recall[label]
+    last, gain = lines[-1], summary.arms[2].versus_cheap.classes[-1]
+    assert float(last["recall_gain_over_cheap"]) == gain.mean
+    assert float(last["recall_gain_over_cheap_p_holm"]) == gain.p_holm
+    assert lines[0]["recall_gain_over_real"] == ""
 
 
 def test_columns_without_any_figure_vanish(config, splits, tmp_path):

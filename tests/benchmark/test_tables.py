@@ -15,6 +15,8 @@ from signforge.benchmark.tables import (
     cost_table,
     counts_table,
     fidelity_table,
+    gain_text,
+    group_gains_table,
     synthetic_table,
 )
 from support.benchmark_runs import CLASS_NAMES, write_run
@@ -51,6 +53,26 @@ def test_arms_in_percent_points_and_seconds(summary):
     costs = [dict(zip(table.header, row, strict=True)) for row in table.rows]
     assert [cost["gate s"] for cost in costs] == ["0", "0", "0", "56", "0"]
     assert [cost["GAN s"] for cost in costs] == ["0", "0", "0", "1,234", "1,234"]
+
+
+@pytest.mark.parametrize("over", ["real", "oversample"])
+def test_gains_in_groups_over_plain_training_and_over_the_best_cheap_arm(run_dir, over):
+    summary = summarise_run(run_dir)
+    summary = dataclasses.replace(summary, best_cheap="oversample")
+    table = group_gains_table(summary, over)
+    key = "versus_real" if over == "real" else "versus_cheap"
+    compared = [arm for arm in summary.arms if getattr(arm, key)]
+    assert [row[0] for row in table.rows] == [arm.arm for arm in compared]
+    assert table.header == ("arm", "worst class", "many", "medium", "few")
+    for row, arm in zip(table.rows, compared, strict=True):
+        figures = getattr(arm, key).figures
+        expected = [figures[name] for name in ("worst_class_recall", "many", "medium", "few")]
+        assert list(row[1:]) == [gain_text(gain) for gain in expected]
+
+
+def test_without_another_arm_there_are_no_gains_in_groups(tmp_path):
+    write_run(tmp_path, arms=("real",), seeds=1)
+    assert group_gains_table(summarise_run(tmp_path), "real") is None
 
 
 def test_columns_that_hold_nothing_vanish(old):
