@@ -40,6 +40,7 @@ def results_csv(summary: Summary) -> str:
         line["best_cheap"] = summary.best_cheap
         line["gan_seconds"] = arm.gan_seconds
         line["gate_seconds"] = arm.gate_seconds
+        line["drawing_seconds"] = arm.drawing_seconds
         line["classifier_seconds"] = arm.classifier_seconds
         lines.append(line)
     return _csv(lines)

@@ -179,7 +179,11 @@ def _facts(summary: Summary, record: RunRecord) -> list[tuple[str, str]]:
     """The figures that a reader asks for first."""
     counts = summary.train_counts
     seeds = sorted({len(arm.seeds) for arm in summary.arms})
-    hours = sum(arm.classifier_seconds * len(arm.seeds) for arm in summary.arms) / 3600
+    seconds = (
+        (arm.classifier_seconds + (arm.drawing_seconds or 0)) * len(arm.seeds)
+        for arm in summary.arms
+    )
+    hours = sum(seconds) / 3600
     generator = record.dataset["generator"]
     hours += generator["seconds"] / 3600 if generator else 0.0
     hours += max(arm.gate_seconds for arm in summary.arms) / 3600

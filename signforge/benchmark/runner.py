@@ -5,6 +5,7 @@ this process, a plugin can run them elsewhere. What an executor runs writes noth
 written here, by the one process that asked for the rows.
 """
 
+import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
@@ -212,7 +213,9 @@ def run_job(
     train, classifier = splits.train, config.classifier
     track = _labelled(track, f"{job.arm}, seed {job.seed} ({job.number} of {job.total})")
     context = ArmContext(job.seed, sampler, config.balance, track, gate.gate if gate else None)
+    started = time.perf_counter()
     setup = arms[job.arm](train, context)
+    drawing_seconds = time.perf_counter() - started
     used_gate = gate if setup.uses_gate else None
     model, fit = fit_arm(setup, train, classifier, seed=job.seed, track=track)
     val_preds = predict_logits(model, splits.val.images, precision=classifier.precision).argmax(1)
@@ -227,6 +230,7 @@ def run_job(
         "batch_size": classifier.batch_size,
         "images": fit.images,
         "final_loss": fit.final_loss,
+        "drawing_seconds": round(drawing_seconds, 3),
         "classifier_seconds": round(fit.seconds, 3),
         "gan_seconds": round(gan_seconds, 3) if setup.uses_generator else 0.0,
         "gate_seconds": used_gate.seconds if used_gate else 0.0,

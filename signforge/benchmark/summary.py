@@ -52,7 +52,9 @@ class ArmSummary:
     many, medium, few: None where the data has no class of that kind.
     per_class_recall, per_class_precision: (C,), means over seeds; precision over those that
         predicted the class, None where none did. class_counts: images an epoch shows, (C,).
-    gan_seconds, gate_seconds, classifier_seconds: means over seeds; 0 for what an arm did without.
+    gan_seconds, gate_seconds, drawing_seconds, classifier_seconds: means over seeds; 0 for what an
+        arm did without. drawing_seconds: for the images of the first epoch, before training; those
+        of later epochs are part of classifier_seconds. None in rows of versions that did not tell.
     acceptance: (C,), share of trial samples that the gate kept; None where no gate was asked.
     oversampled_counts: (C,), real images that the last epoch showed again; empty if unknown.
     versus_real, versus_cheap: gains over ``real`` and over the best cheap arm; None for the arm
@@ -74,6 +76,7 @@ class ArmSummary:
     uses_generator: bool
     gan_seconds: float
     gate_seconds: float
+    drawing_seconds: float | None
     classifier_seconds: float
     acceptance: tuple[float | None, ...]
     oversampled_counts: tuple[float, ...]
@@ -276,6 +279,7 @@ def summarise(
             uses_generator=_uses_generator(found),
             gan_seconds=_spread(found, "gan_seconds").mean,
             gate_seconds=float(np.mean([row.get("gate_seconds", 0.0) for row in found])),
+            drawing_seconds=_mean([row.get("drawing_seconds") for row in found]),
             classifier_seconds=_spread(found, "classifier_seconds").mean,
             # Rows of older versions lack the key.
             acceptance=_mean_of_known(
@@ -337,9 +341,13 @@ def _spread(rows: Sequence[Row], key: str) -> Spread:
 
 def _mean_of_known(lists: Sequence[Sequence[float | None]]) -> tuple[float | None, ...]:
     """Of each class, (C,), over the lists (C,) that know it."""
-    columns = zip(*lists, strict=True)
-    known = [[value for value in column if value is not None] for column in columns]
-    return tuple(float(np.mean(values)) if values else None for values in known)
+    return tuple(_mean(column) for column in zip(*lists, strict=True))
+
+
+def _mean(values: Sequence[float | None]) -> float | None:
+    """Of those that are known."""
+    known = [value for value in values if value is not None]
+    return float(np.mean(known)) if known else None
 
 
 def _mean_precision(

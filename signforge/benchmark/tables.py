@@ -10,6 +10,7 @@ from signforge.benchmark.statistics import Gain
 from signforge.benchmark.summary import (
     SHOT_GROUPS,
     SHOWN_TOGETHER,
+    ArmSummary,
     Spread,
     Summary,
     contenders,
@@ -52,11 +53,13 @@ def arms_table(summary: Summary) -> Table:
         f"macro gain over {summary.best_cheap}",
         "GAN s",
         "gate s",
+        "drawing s",
         "classifier s",
     ]
-    gated = any(arm.gate_seconds for arm in summary.arms)
+    parts = [_cost_parts(arm) for arm in summary.arms]
+    gated, drawn = (any(cost[part] for cost in parts) for part in (1, 2))
     rows = []
-    for arm in summary.arms:
+    for arm, (gan, gate, drawing, classifier) in zip(summary.arms, parts, strict=True):
         spreads = (
             arm.top1,
             arm.macro_accuracy,
@@ -72,9 +75,10 @@ def arms_table(summary: Summary) -> Table:
                 *(percent(spread) for spread in spreads),
                 gain_text(arm.over_real),
                 gain_text(arm.over_cheap),
-                f"{arm.gan_seconds:,.0f}",
-                f"{arm.gate_seconds:,.0f}" if gated else MISSING,
-                f"{arm.classifier_seconds:,.0f}",
+                f"{gan:,.0f}",
+                f"{gate:,.0f}" if gated else MISSING,
+                f"{drawing:,.0f}" if drawn else MISSING,
+                f"{classifier:,.0f}",
             ]
         )
     return without_empty_columns(Table("Arms", tuple(header), tuple(map(tuple, rows))))
@@ -107,17 +111,23 @@ def cost_table(summary: Summary) -> Table:
     """One line an arm: seconds for all that it needs, the generator's training among them."""
     table = Table(
         title="Cost of one classifier with all it needs, in seconds",
-        header=("arm", "generator", "gate", "classifier", "together"),
+        header=("arm", "generator", "gate", "drawing images", "classifier", "together"),
         rows=tuple(
             (
                 arm.arm,
                 *(f"{value:,.0f}" if value else MISSING for value in (*parts, sum(parts))),
             )
             for arm in summary.arms
-            for parts in [(arm.gan_seconds, arm.gate_seconds, arm.classifier_seconds)]
+            for parts in [_cost_parts(arm)]
         ),
     )
     return without_empty_columns(table)
+
+
+def _cost_parts(arm: ArmSummary) -> tuple[float, float, float, float]:
+    # Less than a second is what looking up counts takes, not drawing.
+    drawing = arm.drawing_seconds or 0.0
+    return arm.gan_seconds, arm.gate_seconds, drawing if drawing >= 1 else 0, arm.classifier_seconds
 
 
 def group_gains_table(summary: Summary, over: str) -> Table | None:

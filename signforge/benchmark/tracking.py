@@ -16,7 +16,7 @@ from signforge.gan.trackers import Trackers, flat_config
 ROW_FIGURES = (
     *("top1", "macro_accuracy", "worst_class_recall", "many", "medium", "few"),
     *("val_top1", "val_macro_accuracy", "final_loss"),
-    *("gan_seconds", "gate_seconds", "classifier_seconds"),
+    *("gan_seconds", "gate_seconds", "drawing_seconds", "classifier_seconds"),
 )
 FILES = (
     *("report.html", "results.md", "results.csv", "classes.csv", "rows.jsonl"),

@@ -20,7 +20,14 @@ from signforge.config import load_config, validate
 from signforge.data.images import UNKNOWN_GROUP
 from signforge.errors import SignforgeError
 
-MOMENTARY = ("classifier_seconds", "gate_seconds", "finished_at", "commit", "dirty")
+MOMENTARY = (
+    "classifier_seconds",
+    "drawing_seconds",
+    "gate_seconds",
+    "finished_at",
+    "commit",
+    "dirty",
+)
 
 
 def timeless(rows):

@@ -52,6 +52,7 @@ def test_arms_in_percent_points_and_seconds(summary):
     assert f"macro gain over {summary.best_cheap}" in table.header
     costs = [dict(zip(table.header, row, strict=True)) for row in table.rows]
     assert [cost["gate s"] for cost in costs] == ["0", "0", "0", "56", "0"]
+    assert [cost["drawing s"] for cost in costs] == ["0", "0", "0", "78", "78"]
     assert [cost["GAN s"] for cost in costs] == ["0", "0", "0", "1,234", "1,234"]
 
 
@@ -79,6 +80,7 @@ def test_columns_that_hold_nothing_vanish(old):
     summary = summarise_run(old)
     header = arms_table(summary).header
     assert "gate s" not in header
+    assert "drawing s" not in header
     assert "few %" not in header
     assert cost_table(summary).header == ("arm", "classifier", "together")
 
@@ -94,9 +96,9 @@ def test_validation_stands_beside_the_test(summary):
 def test_the_gate_is_part_of_the_cost(summary):
     table = cost_table(summary)
     rows = {row[0]: row[1:] for row in table.rows}
-    assert table.header == ("arm", "generator", "gate", "classifier", "together")
-    assert rows["synthetic"] == ("1,234", "56", "10", "1,300")
-    assert rows["real"] == ("-", "-", "10", "10")
+    assert table.header == ("arm", "generator", "gate", "drawing images", "classifier", "together")
+    assert rows["synthetic"] == ("1,234", "56", "78", "10", "1,378")
+    assert rows["real"] == ("-", "-", "-", "10", "10")
 
 
 def test_classes_stand_from_rare_to_frequent(summary):

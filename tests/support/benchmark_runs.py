@@ -107,6 +107,7 @@ def _row(arm: str, seed: int, preds: Any, target: Any, *, old: bool) -> dict[str
     }
     if not old:
         row["gate_seconds"] = 56.0 if gated else 0.0
+        row["drawing_seconds"] = 78.0 if generative else 0.001
         row["acceptance"] = [0.25 * (c % 5) if gated else None for c in range(num_classes)]
         row["oversampled_counts"] = [340 if gated and c == 0 else 0 for c in range(num_classes)]
     return row

@@ -24,7 +24,7 @@ from signforge.benchmark.runner import Job, JobResult, run_benchmark
 from signforge.gan.sampler import GeneratorCard, build_generator
 from signforge.testing import ExecutorContract, check_executor
 
-CLOCKS = ("classifier_seconds", "gate_seconds", "finished_at", "hardware")
+CLOCKS = ("classifier_seconds", "drawing_seconds", "gate_seconds", "finished_at", "hardware")
 ARMS = ("real", "synthetic_ungated")
 PAIRS = [(arm, seed) for seed in (0, 1) for arm in ARMS]
 
