@@ -10,10 +10,17 @@ import torch
 
 from signforge.balance.strategy import resolve_sampling_strategy
 from signforge.benchmark.arms import ARMS, Arm, may_use_gate, needs_generator, select_arms
-from signforge.benchmark.fidelity import QUALITY, cas_steps, kept_parts, needs_cas
+from signforge.benchmark.fidelity import (
+    EXTRACTOR,
+    QUALITY,
+    cas_steps,
+    kept_extractor,
+    kept_parts,
+    needs_cas,
+)
 from signforge.benchmark.folder import config_hash, read_rows
 from signforge.benchmark.gate import is_kept
-from signforge.benchmark.runner import GATE, check_generator, plan_jobs
+from signforge.benchmark.runner import GATE, GENERATOR, check_generator, plan_jobs
 from signforge.classify.model import build_classifier
 from signforge.classify.training import fit_classifier, predict_logits
 from signforge.config import Config
@@ -21,6 +28,7 @@ from signforge.data.splits import PreparedSplits, imbalance_ratio
 from signforge.evaluate.coverage import coverage_report
 from signforge.evaluate.fidelity import kid
 from signforge.evaluate.quality import NEIGHBOURS
+from signforge.gan.checkpoint import reached_kimg
 from signforge.gan.sampler import ClassConditionalSampler
 from signforge.gan.step import measure_images_per_second
 
@@ -39,7 +47,7 @@ class Plan:
 
     jobs_left: classifiers still to train; the others are finished in ``run_dir``.
     class_counts, balanced_counts: training images of each class, before and after, (C,).
-    gan_kimg: thousands of images the GAN would train on; None if no GAN would be trained.
+    gan_kimg: thousands of images the GAN would still train on; None if it would not be trained.
     """
 
     run_dir: Path
@@ -153,13 +161,14 @@ def dry_run(
     left = [job for job in jobs if (job.arm, job.seed) not in done]
 
     generative = needs_generator(chosen)
-    gan_rate = 0.0
-    gan_seconds = 0.0
+    gan_rate = gan_seconds = 0.0
+    gan_share = max(1 - reached_kimg(run_dir / GENERATOR) / config.gan.total_kimg, 0.0)
     if generative and sampler is None:
         gan_rate = measure_images_per_second(config.gan, splits.train)
         gan_seconds = 1000 * config.gan.total_kimg / gan_rate
         if config.gan.max_minutes is not None:
             gan_seconds = min(gan_seconds, 60 * config.gan.max_minutes)
+        gan_seconds *= gan_share
     step_seconds, predict_seconds = _measure_classifier(config, splits)
     training = config.classifier.steps * step_seconds
     testing = (len(splits.val) + len(splits.test)) * predict_seconds
@@ -168,8 +177,10 @@ def dry_run(
     if gated and left and not is_kept(run_dir / GATE):
         steps = config.balance.gate_folds * config.balance.gate_steps
         gate_seconds = steps * step_seconds + len(splits.train) * predict_seconds
-    drawing = fidelity_seconds = 0.0
+    drawing = fidelity_seconds = extractor_seconds = 0.0
     if generative:
+        if kept_extractor(config, splits, run_dir / EXTRACTOR) is None:
+            extractor_seconds = config.benchmark.extractor_steps * step_seconds
         rate = _sampling_rate(sampler) if sampler else SAMPLING_SPEEDUP * gan_rate
         fidelity_seconds = _fidelity_seconds(
             config, splits, run_dir, sampler, step_seconds, predict_seconds, 1 / rate
@@ -193,9 +204,9 @@ def dry_run(
         test_images=len(splits.test),
         class_counts=tuple(splits.train.class_counts.tolist()),
         balanced_counts=tuple(balanced.tolist()),
-        gan_kimg=config.gan.total_kimg if generative and sampler is None else None,
+        gan_kimg=config.gan.total_kimg * gan_share if gan_seconds else None,
         gan_seconds=gan_seconds,
-        extractor_seconds=config.benchmark.extractor_steps * step_seconds if generative else 0.0,
+        extractor_seconds=extractor_seconds,
         fidelity_seconds=fidelity_seconds,
         gate_seconds=gate_seconds,
         classifier_seconds=training + testing + drawing,

@@ -24,6 +24,7 @@ from signforge.files import sha256
 from signforge.gan.sampler import ClassConditionalSampler
 from signforge.progress import Track, no_progress
 
+EXTRACTOR = "extractor"
 EXTRACTOR_SEED = 1_000_003
 """Far from the seeds of the arms, so that no arm starts from the extractor's own weights."""
 FIDELITY = "fidelity.json"
@@ -50,7 +51,7 @@ def measure_fidelity(
     Raises SignforgeError for Inception weights that were asked for and cannot be read.
     """
     weights = find_inception_weights(config.benchmark.inception_weights)
-    extractor = extractor or _own_extractor(config, splits, run_dir / "extractor", track)
+    extractor = extractor or _own_extractor(config, splits, run_dir / EXTRACTOR, track)
     path = run_dir / FIDELITY
     found = kept_parts(run_dir, sampler.fingerprint)
     if found.get("extractor_sha256") != extractor.weights_sha256:
@@ -130,20 +131,27 @@ def _made_by(config: Config) -> dict[str, Any]:
     return {**settings, "steps": cas_steps(config), "seed": config.benchmark.first_seed}
 
 
+def kept_extractor(config: Config, splits: PreparedSplits, folder: Path) -> FeatureExtractor | None:
+    """The one in ``folder`` if it was made for this training split, classifier and steps."""
+    if not (folder / "extractor.json").exists():
+        return None
+    found = load_extractor(folder, config.classifier.device)
+    made_for = (found.card.train_fingerprint, found.card.classifier, found.card.steps)
+    asked = (splits.train.fingerprint, config.classifier.name, config.benchmark.extractor_steps)
+    return found if made_for == asked else None
+
+
 def _own_extractor(
     config: Config, splits: PreparedSplits, folder: Path, track: Track
 ) -> FeatureExtractor:
-    """The one in ``folder`` if it was made for this training split, classifier and steps."""
-    steps = config.benchmark.extractor_steps
-    if (folder / "extractor.json").exists():
-        found = load_extractor(folder, config.classifier.device)
-        made_for = (found.card.train_fingerprint, found.card.classifier, found.card.steps)
-        if made_for == (splits.train.fingerprint, config.classifier.name, steps):
-            return found
+    """The one that is kept in ``folder``, else a new one, kept there."""
+    kept = kept_extractor(config, splits, folder)
+    if kept is not None:
+        return kept
     extractor = train_extractor(
         splits.train,
         config=config.classifier,
-        steps=steps,
+        steps=config.benchmark.extractor_steps,
         seed=EXTRACTOR_SEED,
         track=track,
     )

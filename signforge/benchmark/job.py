@@ -16,11 +16,11 @@ from signforge.benchmark.arms import (
     needs_generator,
     select_arms,
 )
-from signforge.benchmark.fidelity import measure_fidelity
+from signforge.benchmark.fidelity import EXTRACTOR, measure_fidelity
 from signforge.benchmark.folder import Row
 from signforge.benchmark.gallery import most_changed, save_gallery
 from signforge.benchmark.report import write_summary
-from signforge.benchmark.runner import GATE, Executor, check_generator, run_benchmark
+from signforge.benchmark.runner import GATE, GENERATOR, Executor, check_generator, run_benchmark
 from signforge.benchmark.summary import Summary, summarise_run
 from signforge.benchmark.tracking import track_benchmark
 from signforge.classify.losses import LDAM_SCALE
@@ -40,8 +40,7 @@ from signforge.gan.trackers import check_trackers
 from signforge.gan.training import StoppedBeforeStart
 from signforge.progress import Track, no_progress
 
-GENERATOR = "generator"
-WRITTEN_FOLDERS = ("extractor", "gallery", GATE, "predictions")
+WRITTEN_FOLDERS = (EXTRACTOR, "gallery", GATE, "predictions", "predictions/val")
 """Of a run directory: where a killed process may have left a temporary file."""
 
 

@@ -54,6 +54,8 @@ from signforge.gan.sampler import ClassConditionalSampler
 from signforge.progress import Track, no_progress
 
 GATE = "gate"
+GENERATOR = "generator"
+"""Folders of a run directory."""
 
 T = TypeVar("T")
 

@@ -93,6 +93,12 @@ def list_checkpoints(run: Path) -> list[Path]:
     return sorted((path.parent for path in manifests), key=_kimg)
 
 
+def reached_kimg(run: Path) -> float:
+    """Thousands of images that the last finished checkpoint has seen, 0 where there is none."""
+    checkpoints = list_checkpoints(run)
+    return _kimg(checkpoints[-1]) if checkpoints else 0.0
+
+
 def best_checkpoint(run: Path) -> Path | None:
     """The one whose probe found the lowest Frechet distance; of equals the oldest.
 

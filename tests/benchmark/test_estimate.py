@@ -3,9 +3,11 @@ import json
 import pytest
 
 from signforge.benchmark.estimate import dry_run, duration
+from signforge.benchmark.fidelity import measure_fidelity
 from signforge.benchmark.folder import write_json
-from signforge.benchmark.runner import GATE, run_benchmark
+from signforge.benchmark.runner import GATE, GENERATOR, run_benchmark
 from signforge.errors import SignforgeError
+from signforge.gan.checkpoint import MANIFEST
 
 
 @pytest.fixture(scope="module")
@@ -46,6 +48,32 @@ def test_the_gan_counts_where_it_must_be_trained(small_gan, splits, tmp_path):
     gan = small_gan.gan.model_copy(update={"max_minutes": 0.001})
     capped = dry_run(small_gan.model_copy(update={"gan": gan}), splits, tmp_path)
     assert capped.gan_seconds == pytest.approx(0.06)
+
+
+def test_a_gan_counts_by_what_is_left_of_it(small_gan, splits, tmp_path):
+    total = small_gan.gan.total_kimg
+    whole = dry_run(small_gan, splits, tmp_path)
+    for reached, left in ((total / 4, 0.75), (total, 0)):
+        checkpoint = tmp_path / GENERATOR / "checkpoints" / f"{reached:.3f}kimg"
+        checkpoint.mkdir(parents=True)
+        (checkpoint / MANIFEST).touch()
+        plan = dry_run(small_gan, splits, tmp_path)
+        if left:
+            assert plan.gan_kimg == pytest.approx(left * total, rel=0.01)
+            assert plan.gan_seconds > 0
+        else:
+            assert (plan.gan_kimg, plan.gan_seconds) == (None, 0)
+    assert whole.gan_kimg == total
+
+
+def test_an_extractor_that_is_kept_is_not_counted_again(config, splits, sampler, tmp_path):
+    assert dry_run(config, splits, tmp_path, sampler=sampler).extractor_seconds > 0
+    measure_fidelity(config, splits, sampler, tmp_path)
+    assert dry_run(config, splits, tmp_path, sampler=sampler).extractor_seconds == 0
+    steps = config.benchmark.extractor_steps + 1
+    benchmark = config.benchmark.model_copy(update={"extractor_steps": steps})
+    other = config.model_copy(update={"benchmark": benchmark})
+    assert dry_run(other, splits, tmp_path, sampler=sampler).extractor_seconds > 0
 
 
 def test_the_gate_counts_until_it_is_there(config, splits, sampler, tmp_path):

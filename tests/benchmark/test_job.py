@@ -12,7 +12,8 @@ import torch
 from signforge.benchmark import job as job_module
 from signforge.benchmark.arms import ARMS, ArmContext, ArmSetup
 from signforge.benchmark.folder import read_rows
-from signforge.benchmark.job import GENERATOR, JobDisplay, Stopped, find_generator, run_main_job
+from signforge.benchmark.job import JobDisplay, Stopped, find_generator, run_main_job
+from signforge.benchmark.runner import GENERATOR
 from signforge.config import Config
 from signforge.data.images import LabeledImages
 from signforge.data.splits import PreparedSplits
