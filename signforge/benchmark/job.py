@@ -1,9 +1,10 @@
 """The main job: from a config to a finished report, training whatever is not there yet."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TypeVar
 
 import torch
 from torch import Tensor
@@ -42,6 +43,9 @@ from signforge.progress import Track, no_progress
 
 WRITTEN_FOLDERS = (EXTRACTOR, "gallery", GATE, "predictions", "predictions/val")
 """Of a run directory: where a killed process may have left a temporary file."""
+
+
+T = TypeVar("T")
 
 
 class Stopped(Exception):  # noqa: N818  (not an error: the user asked for it)
@@ -108,6 +112,7 @@ def run_main_job(
     Raises SignforgeError as its parts do, and Stopped where ``display.should_stop`` said so.
     """
     display = display or JobDisplay()
+    track = _until_stopped(display)
     _refuse_early(config, splits, arms)
     for folder in (run_dir, *(run_dir / name for name in WRITTEN_FOLDERS)):
         remove_leftovers(folder)
@@ -119,7 +124,7 @@ def run_main_job(
             sampler = _trained_generator(config, splits, run_dir / GENERATOR, display)
         _save_samples(run_dir / "samples.png", sampler, splits)
         display.message("Measuring the generator's fidelity against the validation split.")
-        measure_fidelity(config, splits, sampler, run_dir, track=display.track)
+        measure_fidelity(config, splits, sampler, run_dir, track=track)
 
     def on_row(row: Row) -> None:
         display.on_row(row)
@@ -136,7 +141,7 @@ def run_main_job(
         command=command,
         run_jobs=run_jobs,
         on_row=on_row,
-        track=display.track,
+        track=track,
     )
     summary = summarise_run(run_dir)
     if sampler is not None:
@@ -145,6 +150,20 @@ def run_main_job(
     write_summary(run_dir, summary)
     track_benchmark(config, run_dir, summary, display.message)
     return summary
+
+
+def _until_stopped(display: JobDisplay) -> Track:
+    """``display.track`` that raises Stopped between two items: whoever waits for the end of a
+    classifier kills the process before it, and rows are written whole or not at all.
+    """
+
+    def tracked(items: Iterable[T], description: str, total: int) -> Iterator[T]:
+        for item in display.track(items, description, total):
+            if display.should_stop():
+                raise Stopped
+            yield item
+
+    return tracked
 
 
 def _refuse_early(config: Config, splits: PreparedSplits, arms: Mapping[str, Arm]) -> None:

@@ -301,8 +301,9 @@ def test_stopped_between_classifiers(
     tmp_path: Path, job_config: Config, splits: PreparedSplits, finished: Path
 ) -> None:
     config = with_arms(job_config, "real", "oversample")
+    display = JobDisplay(should_stop=(tmp_path / "rows.jsonl").exists)
     with pytest.raises(Stopped):
-        run_main_job(config, splits, tmp_path, display=JobDisplay(should_stop=lambda: True))
+        run_main_job(config, splits, tmp_path, display=display)
     (kept,) = read_rows(tmp_path)
     assert kept["arm"] == "real"
     run_main_job(config, splits, tmp_path)
@@ -310,6 +311,25 @@ def test_stopped_between_classifiers(
     assert rows[0] == kept
     assert [row["arm"] for row in rows] == ["real", "oversample"]
     assert scores(tmp_path) == [row for row in scores(finished) if row[0] != "synthetic"]
+
+
+def test_stopped_within_a_classifier(
+    tmp_path: Path, job_config: Config, splits: PreparedSplits, finished: Path
+) -> None:
+    config = with_arms(job_config, "real")
+    seen: list[int] = []
+
+    def stop_at_the_third_step() -> bool:
+        seen.append(len(seen))
+        return len(seen) == 3
+
+    display = JobDisplay(should_stop=stop_at_the_third_step)
+    with pytest.raises(Stopped):
+        run_main_job(config, splits, tmp_path, display=display)
+    assert seen == [0, 1, 2]
+    assert not (tmp_path / "rows.jsonl").exists()
+    run_main_job(config, splits, tmp_path)
+    assert scores(tmp_path) == scores(finished)[:1]
 
 
 def scores(run: Path) -> Sequence[tuple[str, int, float, float]]:
