@@ -10,6 +10,7 @@ folder at the same time.
 """
 
 import argparse
+import json
 import sys
 from collections.abc import Sequence
 from functools import partial
@@ -68,12 +69,40 @@ def arm_trial(
 
 
 def trials_table(rows: Sequence[Row]) -> str:
-    """One line for each arm, mean and standard deviation over seeds, as Markdown."""
-    lines = []
-    for name in dict.fromkeys(row["arm"] for row in rows):
-        own = [row for row in rows if row["arm"] == name]
-        lines.append([name, *(_mean(own, key) for key in FIGURES), str(len(own))])
+    """One line for each arm and settings, mean and standard deviation over seeds, as Markdown.
+
+    Settings that are not the same in all rows stand behind the arm.
+    """
+    flat = [_flat_settings(row) for row in rows]
+    every = sorted({key for settings in flat for key in settings})
+    # An arm without a generator names none, which makes it no other setting.
+    varied = [key for key in every if len({s[key] for s in flat if key in s}) > 1]
+    of_line: dict[tuple[str, ...], list[Row]] = {}
+    for row, settings in zip(rows, flat, strict=True):
+        shown = [f"{key}={settings[key]}" for key in varied if key in settings]
+        of_line.setdefault((row["arm"], *shown), []).append(row)
+    lines = [
+        [
+            f"{name} ({', '.join(shown)})" if shown else name,
+            *(_mean(own, key) for key in FIGURES),
+            str(len(own)),
+        ]
+        for (name, *shown), own in of_line.items()
+    ]
     return markdown_table(["Arm", *FIGURES.values(), "Seeds"], lines)
+
+
+def _flat_settings(row: Row) -> dict[str, str]:
+    """All that a row depends on besides arm and seed, as text."""
+    sections = {"classifier": row["classifier"], "balance": row["settings"]["balance"]}
+    flat = {
+        f"{section}.{key}": json.dumps(value)
+        for section, values in sections.items()
+        for key, value in values.items()
+    }
+    if "generator" in row["settings"]:
+        flat["generator"] = row["settings"]["generator"][:8]
+    return flat | {"data": row["train_fingerprint"][:8]}
 
 
 def _mean(rows: Sequence[Row], key: str) -> str:

@@ -56,6 +56,22 @@ def test_each_arm_and_seed_is_scored_on_validation_once(
         assert f"| {arm} | {100 * mean:.2f} ± " in table
 
 
+def test_rows_of_other_settings_are_no_further_seeds(
+    script: ModuleType, run: Path, tmp_path: Path
+) -> None:
+    changes = [word for change in SMALL for word in ("--set", change)]
+    command = ["--data", "demo", "--run", str(run), "--out", str(tmp_path), *changes]
+    script.main([*command, "--arms", ",".join(ARMS)])
+    script.main([*command, "--arms", ARMS[0], "--set", "classifier.steps=3"])
+    lines = (tmp_path / "table.md").read_text().splitlines()[2:5]
+    assert [line.split(" | ")[0] for line in lines] == [
+        f"| {ARMS[0]} (classifier.steps=2)",
+        f"| {ARMS[1]} (classifier.steps=2)",
+        f"| {ARMS[0]} (classifier.steps=3)",
+    ]
+    assert all(line.endswith("| 1 |") for line in lines)
+
+
 def test_what_is_missing_is_said(script: ModuleType, tmp_path: Path) -> None:
     with pytest.raises(SignforgeError, match="Give --data and --run"):
         script.main(["--out", str(tmp_path)])
