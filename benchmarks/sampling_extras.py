@@ -123,7 +123,8 @@ def measure(
 def class_statistics(sampler: GanSampler, label: int, share: float) -> Iterator[None]:
     """The generator normalising by ``share`` of what samples of one class measure."""
     norms = [m for m in sampler.generator.modules() if isinstance(m, nn.BatchNorm2d)]
-    shipped = [(norm.running_mean.clone(), norm.running_var.clone()) for norm in norms]
+    shipped = {key: value.clone() for key, value in sampler.generator.state_dict().items()}
+    means = [(norm.running_mean.clone(), norm.running_var.clone()) for norm in norms]
     momenta = [norm.momentum for norm in norms]
     for norm in norms:
         norm.momentum = None
@@ -133,16 +134,15 @@ def class_statistics(sampler: GanSampler, label: int, share: float) -> Iterator[
     labels = torch.full((STATISTICS_IMAGES,), label)
     with torch.no_grad():
         sampler.generator(z.to(sampler.device), labels.to(sampler.device))
-    for norm, (mean, var) in zip(norms, shipped, strict=True):
+    for norm, (mean, var) in zip(norms, means, strict=True):
         norm.eval()
         norm.running_mean.lerp_(mean, 1 - share)
         norm.running_var.lerp_(var, 1 - share)
     try:
         yield
     finally:
-        for norm, (mean, var), momentum in zip(norms, shipped, momenta, strict=True):
-            norm.running_mean.copy_(mean)
-            norm.running_var.copy_(var)
+        sampler.generator.load_state_dict(shipped)
+        for norm, momentum in zip(norms, momenta, strict=True):
             norm.momentum = momentum
 
 
