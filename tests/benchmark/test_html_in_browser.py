@@ -102,6 +102,15 @@ def test_the_colours_follow_the_reader(page: Page, report: Path) -> None:
     assert page.run("getComputedStyle(document.querySelector('nav')).display") == "none"
 
 
+def test_on_paper_nothing_stays_folded(page: Page, report: Path) -> None:
+    visible = """[...document.querySelectorAll('details:not([open]) table')]
+        .map((table) => table.checkVisibility({contentVisibilityAuto: true}))"""
+    page.open(report, width=1280)
+    assert set(page.run(visible)) == {False}
+    page.open(report, width=794, paper=True)
+    assert set(page.run(visible)) == {True}
+
+
 def test_arms_can_be_shown_and_hidden(page: Page, report: Path) -> None:
     page.open(report, width=1280)
     lanes = "[...document.querySelectorAll('.lane-{0}')].filter((e) => e.offsetHeight).length"
