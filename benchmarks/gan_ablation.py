@@ -5,7 +5,8 @@ r"""What each part of the GAN's recipe is worth, one change at a time.
 Every variant changes the config's recipe in one place and trains from scratch for --kimg, with
 the learning rates falling over the second half. One judge, trained on the real training split
 alone, measures its EMA generator against the validation split; the test split is not touched.
-Rows that --out has already are not made again, and an interrupted training goes on.
+Rows that --out has already are not made again, and an interrupted training goes on. A second
+process may work on other --variants in the same folder.
 """
 
 import argparse
@@ -58,7 +59,10 @@ VARIANTS: dict[str, dict[str, Any]] = {
         "generator_learning_rate": 8e-4,
         "discriminator_learning_rate": 8e-4,
     },
+    "discriminator's learning rate 8e-4": {"discriminator_learning_rate": 8e-4},
+    "generator's learning rate 8e-4": {"generator_learning_rate": 8e-4},
     "EMA half-life 2 kimg": {"ema_halflife_kimg": 2.0},
+    "EMA half-life 20 kimg": {"ema_halflife_kimg": 20.0},
     "base channels 96": {"base_channels": 96},
     "batch 32": {"batch_size": 32},
     "batch 128": {"batch_size": 128},
@@ -114,10 +118,11 @@ def main(argv: Sequence[str]) -> None:
         track=announce,
     )
     path = options.out / "rows.jsonl"
-    rows = read_rows(path) if path.exists() else []
-    done = {(row["variant"], row["gan"]["seed"]) for row in rows if row["kimg"] == options.kimg}
     for (name, seed), gan in configs.items():
-        if (name, seed) in done:
+        # Read anew each time: another process may work on other variants in the same folder.
+        rows = read_rows(path) if path.exists() else []
+        made = ((row["variant"], row["gan"]["seed"], row["kimg"]) for row in rows)
+        if (name, seed, options.kimg) in made:
             continue
         run = options.out / f"{options.kimg:g}kimg" / f"{name.replace(' ', '_')}-{seed}"
         sampler = trained_gan(gan, splits.train, run)
@@ -132,8 +137,7 @@ def main(argv: Sequence[str]) -> None:
             **origin(__file__, argv),
         }
         append_row(path, row)
-        rows.append(row)
-    table = ablation_table(rows)
+    table = ablation_table(read_rows(path))
     write_atomically(options.out / "table.md", table.encode())
     print(table, end="")
 
