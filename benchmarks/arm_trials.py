@@ -21,14 +21,8 @@ from typing import Any
 from judging import announce
 from records import command_line, markdown_table, provenance_text, run_script
 
-from signforge.benchmark.arms import (
-    Arm,
-    ArmContext,
-    ArmSetup,
-    may_use_gate,
-    needs_generator,
-    select_arms,
-)
+from signforge.benchmark.arm_selection import may_use_gate, needs_generator, select_arms
+from signforge.benchmark.arms import Arm, ArmContext, ArmSetup
 from signforge.benchmark.folder import Row, read_rows
 from signforge.benchmark.planning import refuse_other_images, shared_gate
 from signforge.benchmark.trials import Stage, Trial, run_trials

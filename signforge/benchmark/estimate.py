@@ -9,7 +9,8 @@ from typing import Any
 import torch
 
 from signforge.balance.strategy import resolve_sampling_strategy
-from signforge.benchmark.arms import ARMS, Arm, may_use_gate, needs_generator, select_arms
+from signforge.benchmark.arm_selection import may_use_gate, needs_generator, select_arms
+from signforge.benchmark.arms import ARMS, Arm
 from signforge.benchmark.fidelity import (
     EXTRACTOR,
     QUALITY,

@@ -9,14 +9,13 @@ from typing import TypeVar
 import torch
 from torch import Tensor
 
-from signforge.benchmark.arms import (
-    ARMS,
-    Arm,
+from signforge.benchmark.arm_selection import (
     arms_within,
     needs_cosines,
     needs_generator,
     select_arms,
 )
+from signforge.benchmark.arms import ARMS, Arm
 from signforge.benchmark.fidelity import EXTRACTOR, measure_fidelity
 from signforge.benchmark.folder import Row
 from signforge.benchmark.gallery import most_changed, save_gallery

@@ -17,15 +17,8 @@ import numpy as np
 from torch import Tensor
 
 from signforge.balance.dataset import SyntheticBalancedDataset
-from signforge.benchmark.arms import (
-    ARMS,
-    Arm,
-    ArmContext,
-    ArmSetup,
-    may_use_gate,
-    needs_generator,
-    select_arms,
-)
+from signforge.benchmark.arm_selection import may_use_gate, needs_generator, select_arms
+from signforge.benchmark.arms import ARMS, Arm, ArmContext, ArmSetup
 from signforge.benchmark.clusters import Split
 from signforge.benchmark.description import describe_dataset, with_gate
 from signforge.benchmark.fitting import fit_arm

@@ -4,15 +4,13 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from signforge.benchmark.arms import (
-    ARMS,
-    ArmContext,
-    LossArm,
+from signforge.benchmark.arm_selection import (
     may_use_gate,
     needs_cosines,
     needs_generator,
     select_arms,
 )
+from signforge.benchmark.arms import ARMS, ArmContext, LossArm
 from signforge.classify.losses import LDAM_SCALE, Focal, LogitAdjusted, loss_at
 from signforge.config import BalanceConfig
 from signforge.errors import SignforgeError

@@ -1,6 +1,6 @@
 import pytest
 
-from signforge.benchmark.arms import select_arms
+from signforge.benchmark.arm_selection import select_arms
 from signforge.benchmark.budget import BUDGETS, budget_keys, left_out
 from signforge.cli.benchmark import within_budget
 from signforge.cli.options import ConfigOptions, DataOptions, GanOptions, resolve_config

@@ -7,7 +7,8 @@ import pytest
 import torch
 
 from signforge.benchmark import gate as gate_module
-from signforge.benchmark.arms import ARMS, may_use_gate
+from signforge.benchmark.arm_selection import may_use_gate
+from signforge.benchmark.arms import ARMS
 from signforge.benchmark.folder import (
     config_hash,
     read_groups,
