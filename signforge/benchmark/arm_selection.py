@@ -16,6 +16,8 @@ _GATED = frozenset(
         "synthetic",
         "synthetic_tenth",
         "synthetic_then_real",
+        "synthetic_separate_statistics",
+        "synthetic_tenth_separate_statistics",
         "synthetic_relit",
         "synthetic_tenth_relit",
     }

@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.utils.data import Dataset, Sampler
 
-from signforge.balance.dataset import SyntheticBalancedDataset
+from signforge.balance.dataset import SyntheticBalancedDataset, ThirdElement
 from signforge.balance.gate import Gate
 from signforge.balance.lighting import BorrowedLight, Relight
 from signforge.balance.real_sampler import RealImageSampler
@@ -178,6 +178,19 @@ def oversample_tenth_relit(train: LabeledImages, context: ArmContext) -> ArmSetu
     return _without_generator(synthetic_tenth_relit, train, context)
 
 
+def synthetic_separate_statistics(train: LabeledImages, context: ArmContext) -> ArmSetup:
+    """``synthetic``, its samples normalised apart from the real images while training."""
+    balance = context.balance
+    share = balance.max_synthetic_fraction
+    return _filled(train, context, balance.sampling_strategy, share, third="is_synthetic")
+
+
+def synthetic_tenth_separate_statistics(train: LabeledImages, context: ArmContext) -> ArmSetup:
+    """``synthetic_tenth``, its samples normalised apart from the real images while training."""
+    counts = dict(enumerate(_tenth_of_missing(train, context).tolist()))
+    return _filled(train, context, counts, max_synthetic_fraction=1.0, third="is_synthetic")
+
+
 def synthetic_then_real(train: LabeledImages, context: ArmContext) -> ArmSetup:
     """``synthetic``, then the last layer alone on real images for the last fifth of the steps.
 
@@ -205,6 +218,8 @@ ARMS: Mapping[str, Arm] = MappingProxyType(
         "synthetic_ungated": synthetic_ungated,
         "synthetic_tenth": synthetic_tenth,
         "synthetic_then_real": synthetic_then_real,
+        "synthetic_separate_statistics": synthetic_separate_statistics,
+        "synthetic_tenth_separate_statistics": synthetic_tenth_separate_statistics,
         "real_relit": real_relit,
         "synthetic_relit": synthetic_relit,
         "synthetic_tenth_relit": synthetic_tenth_relit,
@@ -226,7 +241,9 @@ def _filled(
     strategy: SamplingStrategy,
     max_synthetic_fraction: float,
     relight: Relight | None = None,
+    third: ThirdElement = "none",
 ) -> ArmSetup:
+    """third: ``"is_synthetic"`` has ``fit_classifier`` normalise samples apart."""
     if context.sampler is None:
         raise SignforgeError(
             "A synthetic arm draws its images from a generator and none was given; pass one, or "
@@ -240,6 +257,7 @@ def _filled(
         gate=context.gate,
         min_acceptance=context.balance.min_acceptance,
         relight=relight,
+        third_element=third,
         refresh=context.balance.refresh,
         seed=context.seed,
         track=context.track,

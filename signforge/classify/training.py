@@ -21,6 +21,7 @@ from signforge.classify.augment import augment_batch, normalise
 from signforge.classify.last_layer import freeze_all_but_last_layer
 from signforge.classify.losses import Deferred, loss_at
 from signforge.classify.losses import Loss as Loss
+from signforge.classify.separate_statistics import forward_apart
 from signforge.config import ClassifierConfig
 from signforge.device import autocast, resolve_device
 from signforge.errors import SignforgeError
@@ -32,6 +33,10 @@ LAST_LAYER_SHARE = 0.2
 
 _ORDER, _AUGMENT, _MODEL, _WORKERS, _ENDING = range(5)
 """Streams of random numbers that must not share a seed."""
+
+
+Batch = tuple[Tensor, Tensor, Tensor | None]
+"""Images uint8 (N, 3, R, R), labels int64 (N,), and which are synthetic, bool (N,), if told."""
 
 
 @dataclass(frozen=True)
@@ -69,7 +74,8 @@ def fit_classifier(
     """Trains ``model`` in place for exactly ``config.steps`` optimizer steps.
 
     dataset: map-style, items (uint8 (3, R, R), int); its ``set_epoch`` is called before every
-        epoch if it has one.
+        epoch if it has one. A third member, bool, tells synthetic images, which are then normalised
+        apart from the others (``forward_apart``).
     sampler: draws the indices instead of a shuffle by (seed, epoch); needs a length, and its
         ``set_epoch`` is called too. A last batch that is not full is dropped, unless all images
         fit into one batch.
@@ -100,7 +106,8 @@ def fit_classifier(
         forward = torch.compile(model) if config.compile else model
         frozen: list[nn.Parameter] = []
         steps = chain(islice(batches, first_steps), islice(last_batches, last_steps))
-        for step, (images, labels) in enumerate(track(steps, "classifier", config.steps)):
+        for step, batch in enumerate(track(steps, "classifier", config.steps)):
+            images, labels, synthetic = batch
             if step == first_steps:
                 frozen = freeze_all_but_last_layer(model)
             _check_images(images, model)
@@ -108,8 +115,12 @@ def fit_classifier(
                 group["lr"] = learning_rate(step, config)
             rng = torch.Generator().manual_seed(derive_seed(seed, _AUGMENT, step))
             inputs = augment_batch(images.to(device, non_blocking=True), config.augment, rng)
+            inputs = inputs.contiguous(memory_format=torch.channels_last)
             with autocast(device, config.precision):
-                logits = forward(inputs.contiguous(memory_format=torch.channels_last))
+                if synthetic is None:
+                    logits = forward(inputs)
+                else:
+                    logits = forward_apart(forward, model, inputs, synthetic)
             _check_labels(labels, logits.shape[1])
             criterion = loss_at(loss, step, config.steps)
             step_loss = criterion(logits.float(), labels.to(device, non_blocking=True))
@@ -174,7 +185,7 @@ def _batches(
     config: ClassifierConfig,
     seed: int,
     device: torch.device,
-) -> Generator[tuple[Tensor, Tensor]]:
+) -> Generator[Batch]:
     """Batches of (uint8 (N, 3, R, R), int64 (N,)) without end, epoch after epoch."""
     order = torch.Generator()
     if sampler is None:
@@ -212,12 +223,12 @@ def _batches(
         epoch += 1
 
 
-def _collate(items: Sequence[tuple[Any, Any]]) -> tuple[Tensor, Tensor] | str:
+def _collate(items: Sequence[tuple[Any, ...]]) -> Batch | str:
     """One batch, or what is wrong with it.
 
     A sentence and not an exception: torch wraps what a worker raises in the worker's traceback.
     """
-    images = [image for image, _ in items]
+    images = [item[0] for item in items]
     for image in images:
         if not isinstance(image, Tensor) or image.dtype != torch.uint8 or image.ndim != 3:
             return f"Images to train on must be uint8 tensors (3, R, R), got {_describe(image)}."
@@ -226,7 +237,10 @@ def _collate(items: Sequence[tuple[Any, Any]]) -> tuple[Tensor, Tensor] | str:
                 "Images to train on must all have one size, got "
                 f"{_describe(images[0])} and {_describe(image)}."
             )
-    return torch.stack(images), torch.tensor([int(label) for _, label in items])
+    labels = torch.tensor([int(item[1]) for item in items])
+    marked = len(items[0]) > 2
+    synthetic = torch.tensor([bool(item[2]) for item in items]) if marked else None
+    return torch.stack(images), labels, synthetic
 
 
 def _check_images(images: Tensor, model: nn.Module) -> None:

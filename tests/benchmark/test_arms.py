@@ -54,7 +54,7 @@ def test_every_arm_shows_the_counts_that_it_says(splits, sampler, name):
     full, tenth = (120, 120, 120, 120), (120, 48, 33, 17)
     expected = {"real": (120, 40, 24, 6), "oversample": full, "oversample_tenth": tenth}
     expected |= dict.fromkeys(
-        ("synthetic_tenth", "synthetic_tenth_relit", "oversample_tenth_relit"), tenth
+        [name for name in DATA_ARMS if "tenth" in name and name != "oversample_tenth"], tenth
     )
     expected |= dict.fromkeys((*LOSS_ARMS, "real_relit"), (120, 40, 24, 6))
     assert setup.class_counts == expected.get(name, full)
@@ -142,6 +142,18 @@ def test_the_last_layer_is_tuned_on_real_images_of_all_classes_alike(splits, sam
     assert torch.bincount(labels).tolist() == [120] * 4
     other = ARMS["oversample"](splits.train, context())
     assert list(other.sampler) != list(setup.ending.sampler)
+
+
+@pytest.mark.parametrize("name", ["synthetic", "synthetic_tenth"])
+def test_separate_statistics_change_nothing_but_the_norms(splits, sampler, name):
+    ctx = context(sampler)
+    plain, apart = (ARMS[arm](splits.train, ctx) for arm in (name, f"{name}_separate_statistics"))
+    assert apart.class_counts == plain.class_counts
+    assert apart.uses_generator
+    for number, (image, label, synthetic) in enumerate(apart.dataset):
+        assert torch.equal(image, plain.dataset[number][0])
+        assert label == plain.dataset[number][1]
+        assert synthetic == plain.dataset.is_synthetic(number)
 
 
 @pytest.mark.parametrize("data", DATA_ARMS)
