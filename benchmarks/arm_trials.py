@@ -25,7 +25,7 @@ from signforge.benchmark.arm_selection import may_use_gate, needs_generator, sel
 from signforge.benchmark.arms import Arm, ArmContext, ArmSetup
 from signforge.benchmark.folder import Row, read_rows
 from signforge.benchmark.planning import refuse_other_images, shared_gate
-from signforge.benchmark.trials import Stage, Trial, run_trials
+from signforge.benchmark.trials import NO_RESULT_KEYS, Stage, Trial, run_trials
 from signforge.config import Config, load_config, parse_override
 from signforge.data.prepare import load_prepared_splits
 from signforge.environment import describe_environment
@@ -67,6 +67,8 @@ def trials_table(rows: Sequence[Row]) -> str:
 
     Settings that are not the same in all rows stand behind the arm.
     """
+    # Two processes that made one trial at the same time made one seed.
+    rows = list({row["identity"]: row for row in rows}.values())
     flat = [_flat_settings(row) for row in rows]
     every = sorted({key for settings in flat for key in settings})
     # An arm without a generator names none, which makes it no other setting.
@@ -93,6 +95,7 @@ def _flat_settings(row: Row) -> dict[str, str]:
         f"{section}.{key}": json.dumps(value)
         for section, values in sections.items()
         for key, value in values.items()
+        if key not in NO_RESULT_KEYS
     }
     if "generator" in row["settings"]:
         flat["generator"] = row["settings"]["generator"][:8]

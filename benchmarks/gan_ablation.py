@@ -6,7 +6,7 @@ Every variant changes the config's recipe in one place and trains from scratch f
 the learning rates falling over the second half. One judge, trained on the real training split
 alone, measures its EMA generator against the validation split; the test split is not touched.
 Rows that --out has already are not made again, and an interrupted training goes on. A second
-process may work on other --variants in the same folder.
+process may work on other --variants in the same folder once the judge is there.
 """
 
 import argparse

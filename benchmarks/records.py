@@ -7,6 +7,8 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from filelock import FileLock
+
 from signforge.environment import describe_environment, hardware_line
 from signforge.errors import SignforgeError
 
@@ -44,9 +46,9 @@ def write_json(path: Path, value: Any) -> None:
 
 
 def append_row(path: Path, row: Mapping[str, Any]) -> None:
-    """One line of JSON at the end of ``path``."""
+    """One line of JSON at the end of ``path``; processes that share it take turns."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("a", encoding="utf-8") as file:
+    with _turn(path), path.open("a", encoding="utf-8") as file:
         file.write(json.dumps(row, allow_nan=False) + "\n")
 
 
@@ -54,7 +56,12 @@ def read_rows(path: Path) -> list[dict[str, Any]]:
     """What ``append_row`` wrote. Raises SignforgeError where there is nothing."""
     if not path.is_file():
         raise SignforgeError(f"{path} does not exist: run a benchmark into this folder first.")
-    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+    with _turn(path):
+        return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+
+
+def _turn(path: Path) -> FileLock:
+    return FileLock(path.with_name(f".{path.name}.lock"))
 
 
 def run_script(main: Callable[[Sequence[str]], None]) -> int:

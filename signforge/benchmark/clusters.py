@@ -35,52 +35,118 @@ class GroupedPredictions:
 
 @dataclass(frozen=True)
 class Clustering:
-    """``design_effect`` images count as one; measured on ``split``, in ``groups`` groups."""
+    """How many images count as one in a comparison of one seed, and in one of several.
 
-    design_effect: float
+    What arms differ in at every seed sticks to signs more than what one seed does by itself, so
+    that the mean over seeds is clustered more. several_seeds: of the part that seeds share, the
+    same as one_seed where no arm has two seeds to tell.
+    split: measured on; groups: how many groups took part. arms: that were compared with another.
+    """
+
+    one_seed: float
+    several_seeds: float
     split: Split
     groups: int
+    arms: int
+
+    def design_effect(self, seeds: int) -> float:
+        """For a comparison over so many seeds."""
+        return self.one_seed if seeds == 1 else self.several_seeds
 
 
 def measure_clustering(found: GroupedPredictions, baseline: str, split: Split) -> Clustering | None:
-    """Of the differences between each arm and ``baseline``, over the seeds that both have.
+    """Of the differences between each arm and ``baseline``, over the seeds that both have; another
+    arm takes its place where it has no seed in common with any.
 
-    None where no such pair is there or they do not tell (see ``design_effect``).
+    None where no pair is there, and where none tells: no class has two groups, or nothing differs.
     """
-    pairs: dict[str, list[FloatArray]] = {}
+    for reference in dict.fromkeys([baseline, *(arm for arm, _ in found.predictions)]):
+        measured = _measured(found, reference, split)
+        if measured is not None:
+            return measured
+    return None
+
+
+def _measured(found: GroupedPredictions, reference: str, split: Split) -> Clustering | None:
+    gains: dict[str, list[FloatArray]] = {}
     for (arm, seed), preds in found.predictions.items():
-        other = found.predictions.get((baseline, seed))
-        if arm != baseline and other is not None:
+        other = found.predictions.get((reference, seed))
+        if arm != reference and other is not None:
             gain = (preds == found.target).astype(np.float64) - (other == found.target)
-            pairs.setdefault(arm, []).append(gain)
-    if not pairs:
+            gains.setdefault(arm, []).append(gain)
+    each, shared = Variances(), Variances()
+    for of_arm in gains.values():
+        differences = np.stack(of_arm)
+        single = mean_variances(differences, found.target, found.groups)
+        each += single
+        seeds = len(differences)
+        if seeds > 1:
+            mean = mean_variances(differences.mean(0, keepdims=True), found.target, found.groups)
+            # Of the mean over seeds, the part that each seed does by itself shrinks with them.
+            own = (single - mean) * (seeds / (seeds - 1))
+            shared += mean - own * (1 / seeds)
+    one_seed = each.design_effect
+    if one_seed is None:
         return None
-    differences = np.stack([np.mean(gains, axis=0) for gains in pairs.values()])
-    effect = design_effect(differences, found.target, found.groups)
-    if effect is None:
-        return None
-    return Clustering(effect, split, len(np.unique(found.groups)))
+    several = shared.design_effect or one_seed
+    return Clustering(
+        one_seed=one_seed,
+        several_seeds=max(several, one_seed),
+        split=split,
+        groups=_groups_that_tell(found),
+        arms=len(gains),
+    )
 
 
-def design_effect(differences: FloatArray, target: IntArray, groups: IntArray) -> float | None:
-    """Variance of the macro mean of ``differences``, groups drawn whole, over images drawn singly.
+def _groups_that_tell(found: GroupedPredictions) -> int:
+    counts = [
+        len(np.unique(found.groups[(found.target == label) & (found.groups >= 0)]))
+        for label in np.unique(found.target)
+    ]
+    return sum(count for count in counts if count > 1)
 
-    differences: (P, N), one row a comparison; their variances are added up. target, groups: (N,);
-    a group lies within one class.
 
-    At least 1. Classes with one group say nothing of how groups differ and are left out; None
-    where no class is left, or nothing differs in any.
+@dataclass(frozen=True)
+class Variances:
+    """Of a macro mean (times the squared number of classes): groups drawn whole, images singly."""
+
+    whole: float = 0.0
+    single: float = 0.0
+
+    @property
+    def design_effect(self) -> float | None:
+        """Their quotient, at least 1; None where there is no variance."""
+        return max(self.whole / self.single, 1.0) if self.single > 0 else None
+
+    def __add__(self, other: "Variances") -> "Variances":
+        return Variances(self.whole + other.whole, self.single + other.single)
+
+    def __sub__(self, other: "Variances") -> "Variances":
+        return self + other * -1
+
+    def __mul__(self, factor: float) -> "Variances":
+        return Variances(self.whole * factor, self.single * factor)
+
+
+def mean_variances(differences: FloatArray, target: IntArray, groups: IntArray) -> Variances:
+    """Variances of the macro mean of each row of ``differences``, the mean over rows; unbiased.
+
+    differences: (R, N). target, groups: (N,); a group lies within one class, and images of a
+    negative group, which is unknown, are left out. So are classes with a single group: they say
+    nothing of how groups differ.
     """
-    whole, single = 0.0, 0.0
+    total = Variances()
     for label in np.unique(target):
-        members = target == label
+        members = (target == label) & (groups >= 0)
         number, of_image = np.unique(groups[members], return_inverse=True)
-        count = len(of_image)
         if len(number) < 2:
             continue
+        count = len(of_image)
         values = differences[:, members]
         residuals = values - values.mean(1, keepdims=True)
         sums = np.stack([np.bincount(of_image, row) for row in residuals])
-        whole += len(number) / (len(number) - 1) * float((sums**2).sum()) / count**2
-        single += count / (count - 1) * float((residuals**2).sum()) / count**2
-    return max(whole / single, 1.0) if single else None
+        whole = len(number) / (len(number) - 1) * (sums**2).sum(1).mean() / count**2
+        # The residuals miss the variance of the class's mean, which groups make large.
+        single = ((residuals**2).sum(1).mean() / count + whole) / count
+        total += Variances(float(whole), float(single))
+    return total

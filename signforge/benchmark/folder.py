@@ -169,7 +169,9 @@ def read_target(run_dir: Path, split: Split = "test") -> Labels:
 
 
 def write_groups(run_dir: Path, groups: Groups, split: Split) -> None:
-    """groups: (N,) group of each image of the split, in the order of the predictions."""
+    """groups: (N,) group of each image of the split, in the order of the predictions; negative
+    where it is unknown.
+    """
     _save_array(_folder_of(run_dir, split) / "groups.npy", groups.astype(np.int64))
 
 

@@ -152,15 +152,16 @@ def run_main_job(
 
 
 def _until_stopped(display: JobDisplay) -> Track:
-    """``display.track`` that raises Stopped between two items: whoever waits for the end of a
-    classifier kills the process before it, and rows are written whole or not at all.
+    """``display.track`` that raises Stopped after an item: whoever asks it to stop need not wait
+    for the end of a classifier, and rows are written whole or not at all.
     """
 
     def tracked(items: Iterable[T], description: str, total: int) -> Iterator[T]:
         for item in display.track(items, description, total):
+            # An item that an executor finished must reach the disk first.
+            yield item
             if display.should_stop():
                 raise Stopped
-            yield item
 
     return tracked
 

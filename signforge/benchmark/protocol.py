@@ -36,7 +36,8 @@ def protocol_lines(record: RunRecord, summary: Summary) -> list[str]:
         "The verdict puts two remedies to the test, the best without and the best with a "
         "generator, chosen by macro accuracy on validation.",
     ]
-    lines.append(_cluster_line(summary.clustering))
+    grouped = any(splits[name].get("groups") for name in ("val", "test"))
+    lines.append(_cluster_line(summary.clustering, grouped=grouped))
     less = left_out(config)
     if less is not None:
         lines.append(less)
@@ -48,19 +49,28 @@ def protocol_lines(record: RunRecord, summary: Summary) -> list[str]:
     return [*lines, f"SHA-256: {hashes}.", *dataset["notes"]]
 
 
-def _cluster_line(clustering: Clustering | None) -> str:
-    """How images of one object enter the intervals."""
+def _cluster_line(clustering: Clustering | None, *, grouped: bool) -> str:
+    """How images of one object enter the intervals. grouped: whether any split has known groups."""
     if clustering is None:
+        reason = (
+            "Images come in groups, but what one of a group is worth could not be measured, for "
+            "want of validation predictions in the rows or of classes with two groups"
+            if grouped
+            else "Which test images show the same physical object is not known"
+        )
         return (
-            "Which test images show the same physical object is not known; they are resampled as "
-            "if each stood alone, so intervals are too narrow where a class shows few objects."
+            f"{reason}; they are resampled as if each stood alone, so intervals are too narrow "
+            "where a class shows few objects."
         )
     measured = "test" if clustering.split == "test" else "validation"
+    effects = f"{clustering.one_seed:.1f}"
+    if clustering.several_seeds > clustering.one_seed:
+        effects += f" in comparisons of one seed, {clustering.several_seeds:.1f} of several,"
     line = (
-        f"Images of one group are right or wrong together: {clustering.design_effect:.1f} of them "
-        "say as much as one that stands alone (design effect of the differences between the arms, "
-        f"measured on the {measured} split's {clustering.groups:,} groups), so a resample draws as "
-        "many fewer, and intervals from images are wider by the root of that."
+        f"Images of one group are right or wrong together: {effects} say as much as one that "
+        "stands alone (design effect of the differences between arms, measured on "
+        f"{clustering.groups:,} groups of the {measured} split, over {clustering.arms} of the "
+        "arms), so a resample draws as many fewer."
     )
     if clustering.split == "val":
         line += " The groups of the test images are not known; they are taken to be alike."

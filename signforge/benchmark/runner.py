@@ -178,9 +178,9 @@ def run_benchmark(
 
 
 def _write_truth(run_dir: Path, images: LabeledImages, split: Split) -> None:
-    """What predictions are compared with: classes, and groups where all are known."""
+    """What predictions are compared with: classes, and groups where any is known."""
     write_target(run_dir, images.labels.numpy(), split)
-    if bool((images.groups != UNKNOWN_GROUP).all()):
+    if bool((images.groups != UNKNOWN_GROUP).any()):
         write_groups(run_dir, images.groups.numpy(), split)
 
 

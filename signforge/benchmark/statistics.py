@@ -33,7 +33,8 @@ SURE_BIAS = 4.0
 
 @dataclass(frozen=True)
 class Gain:
-    """``mean`` difference of a metric, arm minus baseline, with its 95 % interval.
+    """``mean`` difference of a metric, arm minus baseline, with its 95 % interval (about 90 % for
+    the worst class where arms have different profiles, see ``_Sides``).
 
     Recalls and accuracies are shares, so a gain of 0.01 is one point. With one seed the interval
     covers test images only. From two seeds on, two copies of one arm are told apart in 5 % of
@@ -206,7 +207,7 @@ def _gains(
     recall = _recall(correct, target)
     per_seed = differences(recall)
     mean = per_seed.mean(0)
-    worth = np.maximum(np.round(np.bincount(target) / design_effect), 1).astype(np.int64)
+    worth = np.maximum(np.bincount(target) // design_effect, 1).astype(np.int64)
     drawn = _resampled_recall(correct, target, worth, resamples, rng)
     # Spread as if there were no difference (McNemar), not only around the one seen: a handful of
     # images that all changed for the better would show no spread at all.

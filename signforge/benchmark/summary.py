@@ -111,8 +111,8 @@ class Summary:
     best_cheap, best_generative: of the arms without and with a generator, besides ``real``, the
         one with the highest macro accuracy on validation, which the test has no part in; None if
         there is none.
-    clustering: what images of one group count for in the intervals; None where no split tells,
-        and each image counts as if it stood alone.
+    clustering: what images of one group count for in the intervals; None where neither split's
+        groups are known and tell, and each image counts as if it stood alone.
     """
 
     verdict: str
@@ -204,7 +204,9 @@ def _clustering(run_dir: Path, rows: Sequence[Row]) -> Clustering | None:
         if groups is not None and kept:
             preds = {key: read_predictions(run_dir, *key, split) for key in kept}
             found = GroupedPredictions(preds, read_target(run_dir, split), groups)
-            return measure_clustering(found, BASELINE, split)
+            clustering = measure_clustering(found, BASELINE, split)
+            if clustering is not None:
+                return clustering
     return None
 
 
@@ -252,7 +254,7 @@ def summarise(
             baseline,
             target,
             groups=groups,
-            design_effect=clustering.design_effect if clustering else 1.0,
+            design_effect=clustering.design_effect(len(seeds)) if clustering else 1.0,
             resamples=resamples,
         )
 

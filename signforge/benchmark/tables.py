@@ -77,7 +77,7 @@ def arms_table(summary: Summary) -> Table:
                 gain_text(arm.over_cheap),
                 f"{gan:,.0f}",
                 f"{gate:,.0f}" if gated else MISSING,
-                f"{drawing:,.0f}" if drawn else MISSING,
+                f"{drawing:,.0f}" if drawn and drawing is not None else MISSING,
                 f"{classifier:,.0f}",
             ]
         )
@@ -115,7 +115,8 @@ def cost_table(summary: Summary) -> Table:
         rows=tuple(
             (
                 arm.arm,
-                *(f"{value:,.0f}" if value else MISSING for value in (*parts, sum(parts))),
+                *(f"{value:,.0f}" if value else MISSING for value in parts),
+                f"{sum(value or 0 for value in parts):,.0f}",
             )
             for arm in summary.arms
             for parts in [_cost_parts(arm)]
@@ -124,10 +125,14 @@ def cost_table(summary: Summary) -> Table:
     return without_empty_columns(table)
 
 
-def _cost_parts(arm: ArmSummary) -> tuple[float, float, float, float]:
-    # Less than a second is what looking up counts takes, not drawing.
-    drawing = arm.drawing_seconds or 0.0
-    return arm.gan_seconds, arm.gate_seconds, drawing if drawing >= 1 else 0, arm.classifier_seconds
+def _cost_parts(arm: ArmSummary) -> tuple[float, float, float | None, float]:
+    """Seconds for generator, gate, drawing (None if unknown) and classifier."""
+    drawing = arm.drawing_seconds
+    if drawing is not None and drawing < 1:
+        drawing = 0.0  # what looking up counts takes
+    if drawing is None and not arm.uses_generator:
+        drawing = 0.0
+    return arm.gan_seconds, arm.gate_seconds, drawing, arm.classifier_seconds
 
 
 def group_gains_table(summary: Summary, over: str) -> Table | None:

@@ -31,7 +31,7 @@ from signforge.progress import Track, no_progress
 
 T = TypeVar("T")
 
-_NO_RESULT_KEYS = ("num_workers", "device", "compile")
+NO_RESULT_KEYS = ("num_workers", "device", "compile")
 """Classifier keys that change how fast a row comes, not what is in it."""
 
 
@@ -136,7 +136,7 @@ def identity(trial: Trial, stage: Stage) -> str:
             "arm": trial.arm,
             "seed": trial.seed,
             "settings": trial.settings,
-            "classifier": {k: v for k, v in classifier.items() if k not in _NO_RESULT_KEYS},
+            "classifier": {k: v for k, v in classifier.items() if k not in NO_RESULT_KEYS},
             "train": stage.train.fingerprint,
             "val": stage.val.fingerprint,
         },

@@ -238,8 +238,14 @@ def _collate(items: Sequence[tuple[Any, ...]]) -> Batch | str:
                 f"{_describe(images[0])} and {_describe(image)}."
             )
     labels = torch.tensor([int(item[1]) for item in items])
-    marked = len(items[0]) > 2
-    synthetic = torch.tensor([bool(item[2]) for item in items]) if marked else None
+    marks = [item[2] for item in items if len(item) > 2]
+    for mark in marks:
+        if not isinstance(mark, bool):
+            return (
+                "The third member of an item tells whether it is synthetic, a bool, got "
+                f"{_describe(mark)}; leave it out, or use third_element='is_synthetic'."
+            )
+    synthetic = torch.tensor(marks) if marks else None
     return torch.stack(images), labels, synthetic
 
 

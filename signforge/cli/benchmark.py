@@ -39,9 +39,9 @@ def benchmark(
         typer.Option(
             help="Comma-separated: real, oversample, class_balanced_loss, logit_adjustment, "
             "focal_loss, ldam_drw, synthetic, synthetic_ungated, synthetic_then_real, "
-            "synthetic_separate_statistics, synthetic_tenth, oversample_tenth, in borrowed light "
-            "real_relit, oversample_relit, synthetic_relit and tenths; data+loss combines: "
-            "synthetic_tenth+focal_loss."
+            "synthetic_separate_statistics, synthetic_tenth, synthetic_tenth_separate_statistics, "
+            "oversample_tenth, in borrowed light real_relit, oversample_relit, synthetic_relit and "
+            "tenths; data+loss combines: synthetic_tenth+focal_loss."
         ),
     ] = None,
     classifier_augment: Annotated[

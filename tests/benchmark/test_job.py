@@ -13,7 +13,7 @@ from signforge.benchmark import job as job_module
 from signforge.benchmark.arms import ARMS, ArmContext, ArmSetup
 from signforge.benchmark.folder import read_rows
 from signforge.benchmark.job import JobDisplay, Stopped, find_generator, run_main_job
-from signforge.benchmark.runner import GENERATOR
+from signforge.benchmark.runner import GENERATOR, run_in_process
 from signforge.config import Config
 from signforge.data.images import LabeledImages
 from signforge.data.splits import PreparedSplits
@@ -319,17 +319,28 @@ def test_stopped_within_a_classifier(
     config = with_arms(job_config, "real")
     seen: list[int] = []
 
-    def stop_at_the_third_step() -> bool:
+    def stop_after_the_second_step() -> bool:
         seen.append(len(seen))
-        return len(seen) == 3
+        return len(seen) == 2
 
-    display = JobDisplay(should_stop=stop_at_the_third_step)
+    display = JobDisplay(should_stop=stop_after_the_second_step)
     with pytest.raises(Stopped):
         run_main_job(config, splits, tmp_path, display=display)
-    assert seen == [0, 1, 2]
+    assert seen == [0, 1]
     assert not (tmp_path / "rows.jsonl").exists()
     run_main_job(config, splits, tmp_path)
     assert scores(tmp_path) == scores(finished)[:1]
+
+
+def test_what_an_executor_finished_is_kept_when_a_stop_comes(
+    tmp_path: Path, job_config: Config, splits: PreparedSplits
+) -> None:
+    config = with_arms(job_config, "real", "oversample")
+    display = JobDisplay(should_stop=lambda: True)
+    for count in (1, 2):
+        with pytest.raises(Stopped):
+            run_main_job(config, splits, tmp_path, display=display, run_jobs=run_in_process)
+        assert len(read_rows(tmp_path)) == count
 
 
 def scores(run: Path) -> Sequence[tuple[str, int, float, float]]:

@@ -112,14 +112,19 @@ def test_predictions_give_the_figures_of_the_rows_again(finished, splits):
         assert read_groups(run_dir, name).tolist() == split.groups.tolist()
 
 
-def test_groups_are_kept_only_where_all_are_known(config, splits, tmp_path):
+def test_groups_are_kept_where_any_is_known(config, splits, tmp_path):
     groups = splits.test.groups.clone()
     groups[3] = UNKNOWN_GROUP
-    unknown = dataclasses.replace(splits, test=dataclasses.replace(splits.test, groups=groups))
+    nothing = torch.full_like(splits.val.groups, UNKNOWN_GROUP)
+    unknown = dataclasses.replace(
+        splits,
+        test=dataclasses.replace(splits.test, groups=groups),
+        val=dataclasses.replace(splits.val, groups=nothing),
+    )
     only_real = changed(changed(config, "benchmark.seeds", 1), "benchmark.arms", ["real"])
     run_benchmark(only_real, unknown, None, tmp_path)
-    assert read_groups(tmp_path, "test") is None
-    assert read_groups(tmp_path, "val").tolist() == splits.val.groups.tolist()
+    assert read_groups(tmp_path, "test").tolist() == groups.tolist()
+    assert read_groups(tmp_path, "val") is None
 
 
 @pytest.mark.parametrize("killed_after", [0, 2, 5])
