@@ -1,5 +1,6 @@
 """What a benchmark would do and how long it would take, from a few measured steps."""
 
+import math
 import time
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
@@ -24,13 +25,14 @@ from signforge.benchmark.gate import is_kept
 from signforge.benchmark.runner import GATE, GENERATOR, check_generator, plan_jobs
 from signforge.classify.model import build_classifier
 from signforge.classify.training import fit_classifier, predict_logits
-from signforge.config import Config
+from signforge.config import Config, GanConfig
 from signforge.data.splits import PreparedSplits, imbalance_ratio
 from signforge.evaluate.coverage import coverage_report
 from signforge.evaluate.fidelity import kid
 from signforge.evaluate.quality import NEIGHBOURS
-from signforge.gan.checkpoint import reached_kimg
-from signforge.gan.sampler import ClassConditionalSampler
+from signforge.gan.checkpoint import last_progress
+from signforge.gan.hub import CARD_FILE
+from signforge.gan.sampler import ClassConditionalSampler, load_sampler
 from signforge.gan.step import measure_images_per_second
 
 WARM_STEPS = 3
@@ -144,6 +146,9 @@ def dry_run(
     Raises SignforgeError as ``run_benchmark`` would for arms, generator and classifier.
     """
     chosen = tuple(select_arms(config.benchmark.arms, arms))
+    own = run_dir / GENERATOR
+    if sampler is None and (own / CARD_FILE).exists() and not all(_left_of_gan(config.gan, own)):
+        sampler = load_sampler(own, config.gan.device)  # finished by an earlier call
     if sampler is not None:
         check_generator(sampler, splits.train)
     balanced = resolve_sampling_strategy(
@@ -163,13 +168,10 @@ def dry_run(
 
     generative = needs_generator(chosen)
     gan_rate = gan_seconds = 0.0
-    gan_share = max(1 - reached_kimg(run_dir / GENERATOR) / config.gan.total_kimg, 0.0)
+    kimg_left, seconds_left = _left_of_gan(config.gan, own)
     if generative and sampler is None:
         gan_rate = measure_images_per_second(config.gan, splits.train)
-        gan_seconds = 1000 * config.gan.total_kimg / gan_rate
-        if config.gan.max_minutes is not None:
-            gan_seconds = min(gan_seconds, 60 * config.gan.max_minutes)
-        gan_seconds *= gan_share
+        gan_seconds = min(1000 * kimg_left / gan_rate, seconds_left)
     step_seconds, predict_seconds = _measure_classifier(config, splits)
     training = config.classifier.steps * step_seconds
     testing = (len(splits.val) + len(splits.test)) * predict_seconds
@@ -205,13 +207,22 @@ def dry_run(
         test_images=len(splits.test),
         class_counts=tuple(splits.train.class_counts.tolist()),
         balanced_counts=tuple(balanced.tolist()),
-        gan_kimg=config.gan.total_kimg * gan_share if gan_seconds else None,
+        gan_kimg=kimg_left if gan_seconds else None,
         gan_seconds=gan_seconds,
         extractor_seconds=extractor_seconds,
         fidelity_seconds=fidelity_seconds,
         gate_seconds=gate_seconds,
         classifier_seconds=training + testing + drawing,
     )
+
+
+def _left_of_gan(config: GanConfig, run: Path) -> tuple[float, float]:
+    """Thousands of images, and seconds at most, that the training in ``run`` has still to go."""
+    done = last_progress(run)
+    kimg = max(config.total_kimg - done.seen_images / 1000, 0.0)
+    if config.max_minutes is None:
+        return kimg, math.inf
+    return kimg, max(60 * config.max_minutes - done.seconds, 0.0)
 
 
 def _span(counts: tuple[int, ...]) -> str:

@@ -93,10 +93,18 @@ def list_checkpoints(run: Path) -> list[Path]:
     return sorted((path.parent for path in manifests), key=_kimg)
 
 
-def reached_kimg(run: Path) -> float:
-    """Thousands of images that the last finished checkpoint has seen, 0 where there is none."""
+def last_progress(run: Path) -> Progress:
+    """Of the last finished checkpoint; of a run that has not begun where there is none.
+
+    Raises SignforgeError where its manifest is damaged.
+    """
     checkpoints = list_checkpoints(run)
-    return _kimg(checkpoints[-1]) if checkpoints else 0.0
+    if not checkpoints:
+        return Progress()
+    try:
+        return _progress(_read_manifest(checkpoints[-1]))
+    except (OSError, ValueError, LookupError, TypeError) as error:
+        raise _damaged(checkpoints[-1], error) from None
 
 
 def best_checkpoint(run: Path) -> Path | None:

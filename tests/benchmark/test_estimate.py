@@ -7,7 +7,9 @@ from signforge.benchmark.fidelity import measure_fidelity
 from signforge.benchmark.folder import write_json
 from signforge.benchmark.runner import GATE, GENERATOR, run_benchmark
 from signforge.errors import SignforgeError
-from signforge.gan.checkpoint import MANIFEST
+from signforge.gan.checkpoint import last_progress
+from signforge.gan.sampler import load_sampler
+from signforge.gan.training import train_cgan
 
 
 @pytest.fixture(scope="module")
@@ -51,19 +53,30 @@ def test_the_gan_counts_where_it_must_be_trained(small_gan, splits, tmp_path):
 
 
 def test_a_gan_counts_by_what_is_left_of_it(small_gan, splits, tmp_path):
-    total = small_gan.gan.total_kimg
-    whole = dry_run(small_gan, splits, tmp_path)
-    for reached, left in ((total / 4, 0.75), (total, 0)):
-        checkpoint = tmp_path / GENERATOR / "checkpoints" / f"{reached:.3f}kimg"
-        checkpoint.mkdir(parents=True)
-        (checkpoint / MANIFEST).touch()
-        plan = dry_run(small_gan, splits, tmp_path)
-        if left:
-            assert plan.gan_kimg == pytest.approx(left * total, rel=0.01)
-            assert plan.gan_seconds > 0
-        else:
-            assert (plan.gan_kimg, plan.gan_seconds) == (None, 0)
-    assert whole.gan_kimg == total
+    benchmark = small_gan.benchmark.model_copy(update={"cas_steps": 0})
+
+    def planned(**gan):
+        changed = {"gan": small_gan.gan.model_copy(update=gan), "benchmark": benchmark}
+        return dry_run(small_gan.model_copy(update=changed), splits, tmp_path)
+
+    trained = small_gan.gan.model_copy(update={"total_kimg": 0.032})
+    train_cgan(trained, splits.train, tmp_path / GENERATOR)
+    done = last_progress(tmp_path / GENERATOR)
+    assert done.seen_images == 32
+    more = planned(total_kimg=0.132)
+    assert more.gan_kimg == pytest.approx(0.1)
+    assert more.gan_seconds > 0
+    # The clock goes on too; what it has ended is not trained, and its generator is the one to use.
+    minutes = done.seconds / 60
+    assert planned(total_kimg=1e6, max_minutes=minutes + 0.001).gan_seconds == pytest.approx(0.06)
+    for finished in ({"total_kimg": 0.032}, {"total_kimg": 9.0, "max_minutes": minutes / 2}):
+        plan = planned(**finished)
+        assert (plan.gan_kimg, plan.gan_seconds) == (None, 0)
+        assert plan.fidelity_seconds > 0
+    sampler = load_sampler(tmp_path / GENERATOR)
+    found = {"sampler_fingerprint": sampler.fingerprint, "per_class": {}}
+    write_json(tmp_path / "fidelity.json", found)
+    assert planned(total_kimg=0.032).fidelity_seconds == 0
 
 
 def test_an_extractor_that_is_kept_is_not_counted_again(config, splits, sampler, tmp_path):
