@@ -8,23 +8,15 @@ import numpy as np
 import torch
 
 from signforge.benchmark.arms import BASELINE
-from signforge.benchmark.clusters import (
-    Clustering,
-    GroupedPredictions,
-    IntArray,
-    Predictions,
-    Split,
-    measure_clustering,
-)
+from signforge.benchmark.clusters import Clustering, IntArray, Predictions
 from signforge.benchmark.folder import (
     Row,
-    has_predictions,
-    read_groups,
     read_json,
     read_predictions,
     read_rows,
     read_target,
 )
+from signforge.benchmark.run_clustering import clustering_of_run
 from signforge.benchmark.statistics import ClassGain, Comparison, Gain, compare
 from signforge.benchmark.verdict import Contender, verdict
 from signforge.config import load_config
@@ -186,28 +178,9 @@ def summarise_run(run_dir: Path) -> Summary:
         arms=tuple(dict.fromkeys([BASELINE, *config.arms, *(row["arm"] for row in rows)])),
         class_names=tuple(dataset["class_names"]),
         train_counts=tuple(dataset["splits"]["train"]["class_counts"]),
-        clustering=_clustering(run_dir, rows),
+        clustering=clustering_of_run(run_dir, rows),
         resamples=config.bootstrap_resamples,
     )
-
-
-def _clustering(run_dir: Path, rows: Sequence[Row]) -> Clustering | None:
-    """By the test split's own groups if they are known, else by those of the validation split."""
-    splits: tuple[Split, ...] = ("test", "val")
-    for split in splits:
-        groups = read_groups(run_dir, split)
-        kept = [
-            (row["arm"], row["seed"])
-            for row in rows
-            if has_predictions(run_dir, row["arm"], row["seed"], split)
-        ]
-        if groups is not None and kept:
-            preds = {key: read_predictions(run_dir, *key, split) for key in kept}
-            found = GroupedPredictions(preds, read_target(run_dir, split), groups)
-            clustering = measure_clustering(found, BASELINE, split)
-            if clustering is not None:
-                return clustering
-    return None
 
 
 def summarise(
