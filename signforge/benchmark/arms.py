@@ -137,8 +137,7 @@ def synthetic(train: LabeledImages, context: ArmContext) -> ArmSetup:
 
     Raises SignforgeError where there is no generator.
     """
-    balance = context.balance
-    return _filled(train, context, balance.sampling_strategy, balance.max_synthetic_fraction)
+    return _filled(train, context)
 
 
 def synthetic_ungated(train: LabeledImages, context: ArmContext) -> ArmSetup:
@@ -151,21 +150,17 @@ def synthetic_tenth(train: LabeledImages, context: ArmContext) -> ArmSetup:
 
     Classes stay imbalanced, which leaves something to do for a loss that is combined with it.
     """
-    counts = dict(enumerate(_tenth_of_missing(train, context).tolist()))
-    return _filled(train, context, counts, max_synthetic_fraction=1.0)
+    return _filled(train, context, tenth=True)
 
 
 def synthetic_relit(train: LabeledImages, context: ArmContext) -> ArmSetup:
     """``synthetic``, each sample in the light of a real image of any class."""
-    balance = context.balance
-    share = balance.max_synthetic_fraction
-    return _filled(train, context, balance.sampling_strategy, share, _any_light(train))
+    return _filled(train, context, relight=_any_light(train))
 
 
 def synthetic_tenth_relit(train: LabeledImages, context: ArmContext) -> ArmSetup:
     """``synthetic_tenth``, each sample in the light of a real image of any class."""
-    counts = dict(enumerate(_tenth_of_missing(train, context).tolist()))
-    return _filled(train, context, counts, 1.0, _any_light(train))
+    return _filled(train, context, tenth=True, relight=_any_light(train))
 
 
 def oversample_relit(train: LabeledImages, context: ArmContext) -> ArmSetup:
@@ -180,15 +175,12 @@ def oversample_tenth_relit(train: LabeledImages, context: ArmContext) -> ArmSetu
 
 def synthetic_separate_statistics(train: LabeledImages, context: ArmContext) -> ArmSetup:
     """``synthetic``, its samples normalised apart from the real images while training."""
-    balance = context.balance
-    share = balance.max_synthetic_fraction
-    return _filled(train, context, balance.sampling_strategy, share, third="is_synthetic")
+    return _filled(train, context, third="is_synthetic")
 
 
 def synthetic_tenth_separate_statistics(train: LabeledImages, context: ArmContext) -> ArmSetup:
     """``synthetic_tenth``, its samples normalised apart from the real images while training."""
-    counts = dict(enumerate(_tenth_of_missing(train, context).tolist()))
-    return _filled(train, context, counts, max_synthetic_fraction=1.0, third="is_synthetic")
+    return _filled(train, context, tenth=True, third="is_synthetic")
 
 
 def synthetic_then_real(train: LabeledImages, context: ArmContext) -> ArmSetup:
@@ -238,22 +230,30 @@ def _repeated(train: LabeledImages, targets: Tensor, seed: int) -> ArmSetup:
 def _filled(
     train: LabeledImages,
     context: ArmContext,
-    strategy: SamplingStrategy,
-    max_synthetic_fraction: float,
+    *,
+    tenth: bool = False,
     relight: Relight | None = None,
     third: ThirdElement = "none",
 ) -> ArmSetup:
-    """third: ``"is_synthetic"`` has ``fit_classifier`` normalise samples apart."""
+    """As the config says, or a ``tenth`` of the way.
+
+    third: ``"is_synthetic"`` has ``fit_classifier`` normalise samples apart.
+    """
     if context.sampler is None:
         raise SignforgeError(
             "A synthetic arm draws its images from a generator and none was given; pass one, or "
             "leave the arm out."
         )
+    strategy: SamplingStrategy = context.balance.sampling_strategy
+    share = context.balance.max_synthetic_fraction
+    if tenth:
+        # The share has capped what is missing already.
+        strategy, share = dict(enumerate(_tenth_of_missing(train, context).tolist())), 1.0
     dataset = SyntheticBalancedDataset(
         train,
         context.sampler,
         sampling_strategy=strategy,
-        max_synthetic_fraction=max_synthetic_fraction,
+        max_synthetic_fraction=share,
         gate=context.gate,
         min_acceptance=context.balance.min_acceptance,
         relight=relight,

@@ -147,8 +147,10 @@ def dry_run(
     """
     chosen = tuple(select_arms(config.benchmark.arms, arms))
     own = run_dir / GENERATOR
-    if sampler is None and (own / CARD_FILE).exists() and not all(_left_of_gan(config.gan, own)):
-        sampler = load_sampler(own, config.gan.device)  # finished by an earlier call
+    kimg_left, seconds_left = _left_of_gan(config.gan, own)
+    finished = min(kimg_left, seconds_left) == 0 and (own / CARD_FILE).exists()
+    if sampler is None and finished:
+        sampler = load_sampler(own, config.gan.device)
     if sampler is not None:
         check_generator(sampler, splits.train)
     balanced = resolve_sampling_strategy(
@@ -168,7 +170,6 @@ def dry_run(
 
     generative = needs_generator(chosen)
     gan_rate = gan_seconds = 0.0
-    kimg_left, seconds_left = _left_of_gan(config.gan, own)
     if generative and sampler is None:
         gan_rate = measure_images_per_second(config.gan, splits.train)
         gan_seconds = min(1000 * kimg_left / gan_rate, seconds_left)

@@ -5,7 +5,7 @@ The template draws; this module gathers what it draws from the files of the run 
 
 import base64
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,8 +15,12 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup, escape
 
 from signforge.benchmark.arms import BASELINE
-from signforge.benchmark.class_fidelity_table import fidelity_class_table, real_macro_accuracy
 from signforge.benchmark.confusion import ConfusionChange, confusion_changes
+from signforge.benchmark.fidelity_tables import (
+    fidelity_class_table,
+    fidelity_table,
+    real_macro_accuracy,
+)
 from signforge.benchmark.folder import commands_of, read_predictions, read_target
 from signforge.benchmark.gallery import most_changed, read_gallery
 from signforge.benchmark.geometry import (
@@ -37,12 +41,12 @@ from signforge.benchmark.summary import (
     shown_by_class,
 )
 from signforge.benchmark.tables import (
-    GROUP_GAINS,
+    GroupGains,
     accuracy_table,
     class_table,
     cost_table,
     counts_table,
-    fidelity_table,
+    group_gains,
     synthetic_table,
 )
 from signforge.benchmark.verdict import points
@@ -56,14 +60,6 @@ class Confusions:
 
     arm: str
     changes: Sequence[ConfusionChange]
-
-
-@dataclass(frozen=True)
-class GroupGains:
-    """titles: of the columns. rows: the gains of each arm, one a column."""
-
-    titles: Sequence[str]
-    rows: Mapping[str, Sequence[Gain]]
 
 
 def report_html(run_dir: Path, summary: Summary, record: RunRecord) -> str:
@@ -140,17 +136,8 @@ def _forest(gains: Sequence[Gain | None]) -> dict[str, Any]:
 
 def _group_gains(summary: Summary) -> dict[str, GroupGains]:
     """By the arm that the others are compared with: ``real``, then the best cheap one."""
-    compared = {BASELINE: {arm.arm: arm.versus_real for arm in summary.arms}}
-    if summary.best_cheap:
-        compared[summary.best_cheap] = {arm.arm: arm.versus_cheap for arm in summary.arms}
-    found = {}
-    for over, versus in compared.items():
-        known = {arm: comparison.figures for arm, comparison in versus.items() if comparison}
-        if known:
-            keys = [key for key in GROUP_GAINS if key in next(iter(known.values()))]
-            rows = {arm: [figures[key] for key in keys] for arm, figures in known.items()}
-            found[over] = GroupGains([GROUP_GAINS[key] for key in keys], rows)
-    return found
+    overs = [over for over in (BASELINE, summary.best_cheap) if over]
+    return {over: gains for over in overs if (gains := group_gains(summary, over)) is not None}
 
 
 def _confusions(run_dir: Path, summary: Summary, arms: Sequence[ArmSummary]) -> list[Confusions]:

@@ -3,7 +3,11 @@
 from collections.abc import Sequence
 
 from signforge.benchmark.arms import BASELINE
-from signforge.benchmark.class_fidelity_table import fidelity_class_table, real_macro_accuracy
+from signforge.benchmark.fidelity_tables import (
+    fidelity_class_table,
+    fidelity_table,
+    real_macro_accuracy,
+)
 from signforge.benchmark.folder import commands_of
 from signforge.benchmark.protocol import environment_lines, fidelity_note, protocol_lines
 from signforge.benchmark.record import RunRecord
@@ -12,7 +16,6 @@ from signforge.benchmark.tables import (
     Table,
     arms_table,
     class_table,
-    fidelity_table,
     group_gains_table,
 )
 

@@ -254,10 +254,10 @@ def summarise(
             uses_generator=_uses_generator(found),
             gan_seconds=_spread(found, "gan_seconds").mean,
             gate_seconds=float(np.mean([row.get("gate_seconds", 0.0) for row in found])),
-            drawing_seconds=_mean([row.get("drawing_seconds") for row in found]),
+            drawing_seconds=mean_of_known([row.get("drawing_seconds") for row in found]),
             classifier_seconds=_spread(found, "classifier_seconds").mean,
             # Rows of older versions lack the key.
-            acceptance=_mean_of_known(
+            acceptance=_means_of_known(
                 [row.get("acceptance") or [None] * len(class_names) for row in found]
             ),
             oversampled_counts=_mean_of_lists(found, "oversampled_counts"),
@@ -314,13 +314,13 @@ def _spread(rows: Sequence[Row], key: str) -> Spread:
     return Spread(float(values.mean()), float(values.std(ddof=1)) if len(values) > 1 else None)
 
 
-def _mean_of_known(lists: Sequence[Sequence[float | None]]) -> tuple[float | None, ...]:
+def _means_of_known(lists: Sequence[Sequence[float | None]]) -> tuple[float | None, ...]:
     """Of each class, (C,), over the lists (C,) that know it."""
-    return tuple(_mean(column) for column in zip(*lists, strict=True))
+    return tuple(mean_of_known(column) for column in zip(*lists, strict=True))
 
 
-def _mean(values: Sequence[float | None]) -> float | None:
-    """Of those that are known."""
+def mean_of_known(values: Sequence[float | None]) -> float | None:
+    """None where none is known."""
     known = [value for value in values if value is not None]
     return float(np.mean(known)) if known else None
 
@@ -335,7 +335,7 @@ def _mean_precision(
         right = np.bincount(preds[preds == target], minlength=num_classes)
         pairs = zip(right.tolist(), predicted.tolist(), strict=True)
         precisions.append([hits / count if count else None for hits, count in pairs])
-    return _mean_of_known(precisions)
+    return _means_of_known(precisions)
 
 
 def _mean_of_lists(rows: Sequence[Row], key: str) -> tuple[float, ...]:

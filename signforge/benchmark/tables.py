@@ -2,7 +2,6 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 from signforge.benchmark.arms import BASELINE
 from signforge.benchmark.record import RunRecord
@@ -135,24 +134,41 @@ def _cost_parts(arm: ArmSummary) -> tuple[float, float, float | None, float]:
     return arm.gan_seconds, arm.gate_seconds, drawing, arm.classifier_seconds
 
 
-def group_gains_table(summary: Summary, over: str) -> Table | None:
-    """One line an arm: gains in the worst class and in each group of classes over the arm ``over``,
-    ``real`` or the best cheap one; None where no arm was compared with it.
+@dataclass(frozen=True)
+class GroupGains:
+    """titles: of the columns. rows: by arm, its gains, one a column."""
+
+    titles: tuple[str, ...]
+    rows: Mapping[str, tuple[Gain, ...]]
+
+
+def group_gains(summary: Summary, over: str) -> GroupGains | None:
+    """Gains in the worst class and in each group of classes over the arm ``over``, ``real`` or the
+    best cheap one; None where no arm was compared with it.
     """
-    compared = [
-        (arm.arm, versus)
+    compared = {
+        arm.arm: versus.figures
         for arm in summary.arms
         if (versus := arm.versus_real if over == BASELINE else arm.versus_cheap) is not None
-    ]
+    }
     if not compared:
         return None
-    shown = {key: title for key, title in GROUP_GAINS.items() if key in compared[0][1].figures}
+    shown = [key for key in GROUP_GAINS if key in next(iter(compared.values()))]
+    return GroupGains(
+        tuple(GROUP_GAINS[key] for key in shown),
+        {arm: tuple(figures[key] for key in shown) for arm, figures in compared.items()},
+    )
+
+
+def group_gains_table(summary: Summary, over: str) -> Table | None:
+    """``group_gains`` as text, one line an arm."""
+    found = group_gains(summary, over)
+    if found is None:
+        return None
     return Table(
         title=f"Gain over {over} in groups of classes, points",
-        header=("arm", *shown.values()),
-        rows=tuple(
-            (arm, *(gain_text(versus.figures[key]) for key in shown)) for arm, versus in compared
-        ),
+        header=("arm", *found.titles),
+        rows=tuple((arm, *map(gain_text, gains)) for arm, gains in found.rows.items()),
     )
 
 
@@ -243,60 +259,6 @@ def class_table(summary: Summary) -> Table:
     )
 
 
-def fidelity_table(
-    fidelity: Mapping[str, Any], class_names: Sequence[str], real_macro: float | None = None
-) -> Table:
-    """Samples beside the best that real images reach; ``fidelity`` as in fidelity.json.
-
-    Rows of parts that were not measured are left out. real_macro: of the arm ``real`` on
-    validation, which the classification accuracy score is read against.
-    """
-    worst = class_names[fidelity["worst_class"]]
-    ratio = fidelity["fd_ratio"]
-    rows: list[tuple[str, ...]] = [
-        (fidelity["metric_name"], f"{fidelity['fd']:.3f}", f"{fidelity['fd_floor']:.3f}"),
-        ("Frechet distance / floor", MISSING if ratio is None else f"{ratio:.2f}", "1.00"),
-        ("KID x 1000", f"{1e3 * fidelity['kid']:.2f}", f"{1e3 * fidelity['kid_floor']:.2f}"),
-    ]
-    classes = fidelity.get("per_class")
-    if classes:
-        means = [_mean(classes[key]) for key in ("fd", "fd_floor")]
-        rows.append(("Frechet distance within a class, mean", *(_decimals(mean) for mean in means)))
-    coverage = fidelity.get("coverage")
-    if coverage:
-        sides = coverage["samples"], coverage["floor"]
-        rows += [
-            (name, *(f"{side[name]:.3f}" for side in sides))
-            for name in ("precision", "recall", "density", "coverage")
-        ]
-    rows += [
-        (
-            "label agreement, mean over classes %",
-            share_text(fidelity["macro_label_agreement"]),
-            share_text(fidelity["real_label_agreement"]),
-        ),
-        (
-            f"label agreement of the worst class ({worst}) %",
-            share_text(fidelity["worst_class_label_agreement"]),
-            MISSING,
-        ),
-    ]
-    cas = fidelity.get("cas")
-    if cas:
-        title = "classification accuracy score (trained on samples alone), macro %"
-        rows.append((title, share_text(cas["macro_accuracy"]), share_text(real_macro)))
-    for space, found in (fidelity.get("memorization") or {}).items():
-        title = f"nearer to a training image than most unseen real ones, by {space} %"
-        rows.append((title, share_text(found["macro_share"]), share_text(found["quantile"])))
-    inception = fidelity.get("inception")
-    if inception:
-        fids = (f"{inception[key]:.2f}" for key in ("fid", "fid_floor"))
-        kids = (f"{1e3 * inception[key]:.2f}" for key in ("kid", "kid_floor"))
-        rows.append((f"fid_inception_{inception['n']}", *fids))
-        rows.append((f"kid_inception_{inception['n']} x 1000", *kids))
-    return Table("Fidelity", ("metric", "synthetic", "real against real"), tuple(rows))
-
-
 def without_empty_columns(table: Table) -> Table:
     """Without the columns of figures that hold nothing."""
     keep = [
@@ -330,12 +292,3 @@ def gain_text(gain: Gain | None) -> str:
 def share_text(value: float | None) -> str:
     """``0.5`` -> ``"50.0"``, in percent."""
     return MISSING if value is None else f"{100 * value:.1f}"
-
-
-def _decimals(value: float | None) -> str:
-    return MISSING if value is None else f"{value:.3f}"
-
-
-def _mean(values: Sequence[float | None]) -> float | None:
-    known = [value for value in values if value is not None]
-    return sum(known) / len(known) if known else None

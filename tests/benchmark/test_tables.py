@@ -4,7 +4,11 @@ import dataclasses
 
 import pytest
 
-from signforge.benchmark.class_fidelity_table import fidelity_class_table, real_macro_accuracy
+from signforge.benchmark.fidelity_tables import (
+    fidelity_class_table,
+    fidelity_table,
+    real_macro_accuracy,
+)
 from signforge.benchmark.protocol import fidelity_note
 from signforge.benchmark.record import read_record
 from signforge.benchmark.summary import shown_by_class, summarise_run
@@ -14,7 +18,6 @@ from signforge.benchmark.tables import (
     class_table,
     cost_table,
     counts_table,
-    fidelity_table,
     gain_text,
     group_gains_table,
     synthetic_table,

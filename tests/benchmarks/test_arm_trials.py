@@ -5,10 +5,8 @@ from typing import Any
 
 import pytest
 
-from signforge.config import dump_config
 from signforge.data.prepare import load_prepared_splits
 from signforge.errors import SignforgeError
-from signforge.gan.training import train_cgan
 from support.tiny_runs import load_script, tiny_config
 
 ARMS = ("real", "synthetic_tenth_relit+logit_adjustment")
@@ -18,15 +16,6 @@ SMALL = ["classifier.name=test_resnet", "classifier.steps=2", "balance.gate_tau=
 @pytest.fixture(scope="module")
 def script() -> ModuleType:
     return load_script("arm_trials")
-
-
-@pytest.fixture(scope="module")
-def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("runs") / "tiny"
-    config = tiny_config()
-    train_cgan(config.gan, load_prepared_splits(config.data).train, folder)
-    (folder / "config.yaml").write_text(dump_config(config))
-    return folder
 
 
 def rows_in(folder: Path) -> list[dict[str, Any]]:

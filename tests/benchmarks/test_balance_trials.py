@@ -11,7 +11,6 @@ from signforge.balance.plan import BalancePlan
 from signforge.config import dump_config, load_config
 from signforge.data.prepare import load_prepared_splits
 from signforge.errors import SignforgeError
-from signforge.gan.training import train_cgan
 from support.tiny_runs import load_script, tiny_config
 
 SMALL = ["--classifier", "test_resnet", "--steps", "2", "--gate-steps", "2"]
@@ -25,15 +24,6 @@ def script() -> ModuleType:
 @pytest.fixture(scope="module")
 def tables() -> ModuleType:
     return load_script("trial_tables")
-
-
-@pytest.fixture(scope="module")
-def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("runs") / "tiny"
-    config = tiny_config()
-    train_cgan(config.gan, load_prepared_splits(config.data).train, folder)
-    (folder / "config.yaml").write_text(dump_config(config))
-    return folder
 
 
 @pytest.fixture(scope="module")

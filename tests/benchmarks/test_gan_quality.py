@@ -5,10 +5,8 @@ from typing import Any
 
 import pytest
 
-from signforge.config import dump_config
 from signforge.data.prepare import load_prepared_splits
 from signforge.errors import SignforgeError
-from signforge.gan.training import train_cgan
 from support.tiny_runs import load_script, tiny_config
 
 JUDGE = ["--judge-classifier", "test_resnet", "--judge-steps", "8"]
@@ -17,15 +15,6 @@ JUDGE = ["--judge-classifier", "test_resnet", "--judge-steps", "8"]
 @pytest.fixture(scope="module")
 def script() -> ModuleType:
     return load_script("gan_quality")
-
-
-@pytest.fixture(scope="module")
-def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("runs") / "tiny"
-    config = tiny_config()
-    train_cgan(config.gan, load_prepared_splits(config.data).train, folder)
-    (folder / "config.yaml").write_text(dump_config(config))
-    return folder
 
 
 @pytest.fixture(scope="module")

@@ -5,27 +5,17 @@ import pytest
 import torch
 from torch import nn
 
-from signforge.config import ClassifierConfig, dump_config
+from signforge.config import ClassifierConfig
 from signforge.data.prepare import load_prepared_splits
 from signforge.errors import SignforgeError
 from signforge.evaluate.features import train_extractor
 from signforge.gan.sampler import draw_latents, load_sampler
-from signforge.gan.training import train_cgan
 from support.tiny_runs import load_script, tiny_config
 
 
 @pytest.fixture(scope="module")
 def script() -> ModuleType:
     return load_script("sampling_extras")
-
-
-@pytest.fixture(scope="module")
-def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("runs") / "tiny"
-    config = tiny_config()
-    train_cgan(config.gan, load_prepared_splits(config.data).train, folder)
-    (folder / "config.yaml").write_text(dump_config(config))
-    return folder
 
 
 @pytest.fixture(scope="module")
