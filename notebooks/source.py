@@ -38,9 +38,10 @@ from torch.utils.data import DataLoader
 
 import signforge
 from signforge.benchmark.fidelity import measure_fidelity
+from signforge.benchmark.fidelity_tables import fidelity_table
 from signforge.benchmark.job import JobDisplay, run_main_job
 from signforge.benchmark.markdown import table_markdown
-from signforge.benchmark.tables import Table, arms_table, fidelity_table
+from signforge.benchmark.tables import Table, arms_table
 from signforge.data.charts import save_class_distribution, save_image_grid
 from signforge.data.splits import imbalance_ratio
 from signforge.evaluate.observed import TrainingDisplay, train_observed

@@ -1,6 +1,7 @@
 """The direction of imports, and what `import signforge` may load."""
 
 import ast
+import importlib
 import subprocess
 import sys
 from pathlib import Path
@@ -10,6 +11,9 @@ import pytest
 import signforge
 
 PACKAGE = Path(signforge.__file__).parent
+REPOSITORY = Path(__file__).resolve().parents[1]
+# Code outside the package that uses it, and that no type checker reads.
+USERS = ("benchmarks", "examples", "notebooks", "plugins")
 ROOMS = ("data", "classify", "gan", "balance", "export", "evaluate", "benchmark")
 FOUNDATION = {"errors", "config", "progress", "files", "device", "environment", "seeds", "plugins"}
 TOP = {"cli", "terminal", "live", "testing", "__main__"}
@@ -89,3 +93,44 @@ def test_import_signforge_stays_light(module: str) -> None:
         f"sys.exit({module!r} in sys.modules)"
     )
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def names_from_signforge(text: str) -> set[tuple[str, str]]:
+    """(module, name) of each ``from signforge... import name``."""
+    return {
+        (node.module, alias.name)
+        for node in ast.walk(ast.parse(text))
+        if isinstance(node, ast.ImportFrom)
+        and node.module is not None
+        and node.module.split(".")[0] == "signforge"
+        for alias in node.names
+    }
+
+
+def missing_names(names: set[tuple[str, str]]) -> set[tuple[str, str]]:
+    """Those that ``from module import name`` would not find."""
+
+    def exists(module: str, name: str) -> bool:
+        if hasattr(importlib.import_module(module), name):
+            return True
+        try:
+            importlib.import_module(f"{module}.{name}")
+        except ModuleNotFoundError:
+            return False
+        return True
+
+    return {(module, name) for module, name in names if not exists(module, name)}
+
+
+@pytest.mark.parametrize("folder", USERS)
+def test_what_users_of_the_package_import_exists(folder: str) -> None:
+    """Also where the extra that runs the file is not installed, as for the notebook."""
+    texts = [path.read_text(encoding="utf-8") for path in (REPOSITORY / folder).rglob("*.py")]
+    names = set().union(*map(names_from_signforge, texts))
+    assert names
+    assert missing_names(names) == set()
+
+
+def test_the_test_would_see_a_name_that_has_moved() -> None:
+    names = names_from_signforge("from signforge.benchmark.tables import Table, fidelity_table")
+    assert missing_names(names) == {("signforge.benchmark.tables", "fidelity_table")}
