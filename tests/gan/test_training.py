@@ -77,11 +77,12 @@ def test_a_resumed_run_equals_the_uninterrupted_one_bit_for_bit(
     assert len(metrics(whole)) == lines
 
 
-def test_twenty_kills_leave_no_trace(tmp_path):
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_twenty_kills_leave_no_trace(tmp_path, precision):
     """SIGKILL at 20 random steps, within a step or at any write, rename or unlink after it."""
     parts, whole = tmp_path / "parts", tmp_path / "whole"
     done = subprocess.run(
-        [sys.executable, KILLED_TRAINING, parts, whole, "20", "0"],
+        [sys.executable, KILLED_TRAINING, parts, whole, "20", "0", precision],
         capture_output=True,
         text=True,
         env={**os.environ, "OMP_NUM_THREADS": "1"},

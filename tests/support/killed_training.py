@@ -1,10 +1,10 @@
 """Trains one small GAN in several lives, each of them ended by SIGKILL; a program of its own.
 
-    python killed_training.py RUN WHOLE KILLS SEED
+    python killed_training.py RUN WHOLE KILLS SEED PRECISION
 
-trains into WHOLE without interruption and into RUN with KILLS kills, and prints as JSON where
-each life was killed. Every life is a fork of this process, which has torch imported but never
-ran a backward pass (autograd's threads do not survive a fork).
+trains into WHOLE without interruption and into RUN with KILLS kills, in fp32 or bf16, and prints
+as JSON where each life was killed. Every life is a fork of this process, which has torch imported
+but never ran a backward pass (autograd's threads do not survive a fork).
 """
 
 import json
@@ -57,7 +57,6 @@ CONFIG = Config(
         checkpoint_every_minutes=None,
         keep_checkpoints=2,
         probe_every_kimg=0.5,
-        precision="fp32",
         device="cpu",
     ),
 )
@@ -85,9 +84,9 @@ def probe(sampler: GanSampler, seen_kimg: float) -> ProbeValues:
     )
 
 
-def train(run: Path) -> None:
+def train(run: Path, config: Config) -> None:
     splits = PreparedSplits(made_images(30, 1), made_images(6, 2), made_images(6, 3))
-    run_training(CONFIG, splits, run, resume=bool(list_checkpoints(run)), probe=probe)
+    run_training(config, splits, run, resume=bool(list_checkpoints(run)), probe=probe)
 
 
 def kill_at(step: int, name: str, nth: int) -> None:
@@ -116,12 +115,12 @@ def kill_at(step: int, name: str, nth: int) -> None:
     setattr(place, name, killing(getattr(place, name)))
 
 
-def life(run: Path, arm: Callable[[], None]) -> int:
+def life(run: Path, config: Config, arm: Callable[[], None]) -> int:
     """Trains in a fork of this process; the signal that ended it, 0 where it came to its end."""
     child = os.fork()
     if child == 0:
         arm()
-        train(run)
+        train(run, config)
         os._exit(0)
     _, status = os.waitpid(child, 0)
     if os.WIFSIGNALED(status):
@@ -131,7 +130,10 @@ def life(run: Path, arm: Callable[[], None]) -> int:
     return 0
 
 
-def main(run: Path, whole: Path, kills: int, seed: int) -> None:
+def main(run: Path, whole: Path, kills: int, seed: int, precision: str) -> None:
+    config = CONFIG.model_copy(
+        update={"gan": CONFIG.gan.model_copy(update={"precision": precision})}
+    )
     torch.set_num_threads(1)
     torch.optim.Adam([torch.zeros(1)])  # imports for a second what each life would import again
     os.fsync = lambda _descriptor: None  # a kill leaves the page cache; waiting only takes time
@@ -139,12 +141,13 @@ def main(run: Path, whole: Path, kills: int, seed: int) -> None:
     steps = sorted(rng.sample(range(1, STEPS - 10), kills))
     plan = [(step, *MOMENTS[place % len(MOMENTS)]) for place, step in enumerate(steps)]
     for moment in plan:
-        ended = life(run, lambda moment=moment: kill_at(*moment))  # type: ignore[misc]
+        ended = life(run, config, lambda moment=moment: kill_at(*moment))  # type: ignore[misc]
         assert ended == signal.SIGKILL, (moment, ended)
-    assert life(run, lambda: None) == 0
-    assert life(whole, lambda: None) == 0
+    assert life(run, config, lambda: None) == 0
+    assert life(whole, config, lambda: None) == 0
     sys.stdout.write(json.dumps(plan))
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]), Path(sys.argv[2]), int(sys.argv[3]), int(sys.argv[4]))
+    _, run, whole, kills, seed, precision = sys.argv
+    main(Path(run), Path(whole), int(kills), int(seed), precision)
