@@ -173,7 +173,6 @@ class ProjectionDiscriminator(nn.Module):
         resolution: int,
         base_channels: int,
         stddev_group: int,
-        dropout: float = 0.0,
     ) -> None:
         super().__init__()
         self.stddev_group = stddev_group
@@ -183,7 +182,7 @@ class ProjectionDiscriminator(nn.Module):
             for c_in, c_out in zip([3, *channels], channels, strict=False)
         )
         top = channels[-1]
-        self.dropout = nn.Dropout2d(dropout)
+        self.top_channels = top
         self.top = nn.Conv2d(top + 1, top, 3, padding=1)
         self.flat = nn.Linear(top * LOWEST_RESOLUTION**2, top)
         self.linear = nn.Linear(top, 1)
@@ -191,11 +190,17 @@ class ProjectionDiscriminator(nn.Module):
         self.register_buffer("logit_anchors", torch.zeros(2))
         self.register_buffer("class_strength", torch.ones(()), persistent=False)
 
-    def forward(self, images: Tensor, labels: Tensor) -> Tensor:
+    def forward(
+        self, images: Tensor, labels: Tensor, channel_factors: Tensor | None = None
+    ) -> Tensor:
+        """channel_factors: float (N, ``top_channels``, 1, 1) that scales the channels of the last
+        4x4 map, as dropout does."""
         x = images.contiguous(memory_format=torch.channels_last)
         for downsample in self.downsamples:
             x = F.leaky_relu(downsample(x), 0.2)
-        x = append_group_stddev(self.dropout(x), self.stddev_group)
+        if channel_factors is not None:
+            x = x * channel_factors.to(x.dtype)
+        x = append_group_stddev(x, self.stddev_group)
         x = F.leaky_relu(self.top(x), 0.2)
         features = FEATURE_GAIN * F.leaky_relu(self.flat(x.flatten(1)), 0.2).float()
         unconditional: Tensor = self.linear(features).float().squeeze(1)

@@ -5,6 +5,7 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import cast
 
 import torch
@@ -23,7 +24,6 @@ from signforge.gan.ema import ema_copy
 from signforge.gan.guide import build_guide, guide_loss
 from signforge.gan.networks import UNKNOWN_CLASS, ConditionalGenerator, ProjectionDiscriminator
 from signforge.gan.sampler import build_generator
-from signforge.seeds import derive_seed
 
 STDDEV_GROUP = 8
 """Images over which the discriminator sees the variety of a batch, where the batch divides."""
@@ -66,7 +66,6 @@ def build_training_state(
             resolution=resolution,
             base_channels=config.base_channels,
             stddev_group=stddev_group,
-            dropout=config.discriminator_dropout,
         )
     if share.size > 1:
         use_global_batch_norm(generator)
@@ -111,11 +110,10 @@ def gan_step(
     statistics are means over all, so that all stay alike.
     """
     z = torch.randn((2, config.batch_size, config.z_dim), generator=rng, device=batches.device)
-    with _seeded_dropout(config, rng):
-        loss, real_mean, fake_mean, discriminator_finite = _train_discriminator(
-            state, batches, config, rng, z[0], with_penalty=with_penalty
-        )
-        generator_loss, generator_finite = _train_generator(state, batches, config, rng, z[1])
+    loss, real_mean, fake_mean, discriminator_finite = _train_discriminator(
+        state, batches, config, rng, z[0], with_penalty=with_penalty
+    )
+    generator_loss, generator_finite = _train_generator(state, batches, config, rng, z[1])
     return StepValues(
         discriminator_loss=loss,
         generator_loss=generator_loss,
@@ -137,14 +135,16 @@ def _train_discriminator(
     """Loss, means of real and of fake logits, and whether the update was finite."""
     device, n, share = batches.device, config.batch_size, current_share()
     discriminator = cast(ProjectionDiscriminator, state.discriminator)
+    pair = replace(share, parts=2)
+    drop = partial(dropout_factors, discriminator.top_channels, config, rng)
     # Fakes have the labels of the real images, so that only looks can tell the two apart.
     real, labels = batches.batch(n, rng, share)
     told = _told(labels, config, rng, share)
     with autocast(device, config.precision):
         with torch.no_grad():
             fake = state.generator(share.of(z), labels)
-        both = augment(torch.cat([real, fake]), config, rng, replace(share, parts=2))
-        logits = discriminator(both, told.repeat(2))
+        both = augment(torch.cat([real, fake]), config, rng, pair)
+        logits = discriminator(both, told.repeat(2), drop(pair))
         real_logits, fake_logits = logits.chunk(2)
         loss = _discriminator_loss(config, real_logits, fake_logits)
         regularised = loss
@@ -160,7 +160,7 @@ def _train_discriminator(
         for images in both.chunk(2)[: 2 if config.loss == "relativistic" else 1]:
             inputs = images.detach().requires_grad_(True)
             # ``forward``, since a call would run what ``compile`` made, which has one derivative.
-            penalty = losses.r1_penalty(discriminator.forward(inputs, told), inputs)
+            penalty = losses.r1_penalty(discriminator.forward(inputs, told, drop(share)), inputs)
             (gamma * penalty).backward()  # type: ignore[no-untyped-call]
     means = [value.detach().mean() for value in (loss, real_logits, fake_logits)]
     finite = _update_if_finite(state.discriminator_optimizer, means)
@@ -177,15 +177,17 @@ def _train_generator(
     """Loss, and whether the update was finite."""
     device, share = batches.device, current_share()
     generator = cast(ConditionalGenerator, state.generator)
+    discriminator = cast(ProjectionDiscriminator, state.discriminator)
+    drop = partial(dropout_factors, discriminator.top_channels, config, rng)
     all_labels = batches.labels(config.batch_size, rng)
     labels = share.of(all_labels)
-    with _frozen(state.discriminator), autocast(device, config.precision):
+    with _frozen(discriminator), autocast(device, config.precision):
         fake = augment(generator(share.of(z), labels), config, rng, share)
         told = _told(labels, config, rng, share)
-        logits = state.discriminator(fake, told)
+        logits = discriminator(fake, told, drop(share))
         if config.loss == "relativistic":
             real = augment(batches.images_of(all_labels, rng, share), config, rng, share)
-            loss = losses.relativistic_loss(logits, state.discriminator(real, told))
+            loss = losses.relativistic_loss(logits, discriminator(real, told, drop(share)))
         else:
             loss = losses.generator_loss(logits)
         regularised = loss
@@ -238,6 +240,22 @@ def _told(labels: Tensor, config: GanConfig, rng: torch.Generator, share: Share)
     return torch.where(share.of(drawn) < config.projection_share, labels, UNKNOWN_CLASS)
 
 
+def dropout_factors(
+    channels: int, config: GanConfig, rng: torch.Generator, share: Share
+) -> Tensor | None:
+    """Factors of the discriminator's channels for this process's rows; None without dropout.
+
+    float (N, C, 1, 1): 0 for a channel that is left out, else 1 / (1 - p), as nn.Dropout2d has it;
+    that one draws from torch's global generator, which knows nothing of shares.
+    """
+    p = config.discriminator_dropout
+    if p == 0:
+        return None
+    shape = (share.parts * config.batch_size, channels, 1, 1)
+    drawn = torch.rand(shape, generator=rng, device=rng.device)
+    return share.of((drawn >= p).float() / (1 - p))
+
+
 def _discriminator_loss(config: GanConfig, real_logits: Tensor, fake_logits: Tensor) -> Tensor:
     if config.loss == "relativistic":
         return losses.relativistic_loss(real_logits, fake_logits)
@@ -274,18 +292,6 @@ def _update_if_finite(optimizer: torch.optim.Optimizer, values: Sequence[Tensor]
     optimizer.found_inf = (~finite).float()  # type: ignore[attr-defined]
     optimizer.step()
     return finite
-
-
-@contextmanager
-def _seeded_dropout(config: GanConfig, rng: torch.Generator) -> Iterator[None]:
-    """Lets dropout, which only knows torch's global generator, draw from the step's seed too."""
-    if not config.discriminator_dropout:
-        yield
-        return
-    devices = [rng.device] if rng.device.type == "cuda" else []
-    with torch.random.fork_rng(devices=devices):
-        torch.manual_seed(derive_seed(rng.initial_seed(), current_share().rank))
-        yield
 
 
 @contextmanager

@@ -125,7 +125,12 @@ def test_batch_norm_is_that_of_the_whole_batch():
             "augment_probability": 0.7,
             "guide_weight": 0.0,
         },
-        {"loss": "relativistic", "lecam_weight": 0.3, "gsr_weight": 0.1},
+        {
+            "loss": "relativistic",
+            "lecam_weight": 0.3,
+            "gsr_weight": 0.1,
+            "discriminator_dropout": 0.3,
+        },
     ],
     ids=["plain", "augmented", "regularised"],
 )

@@ -33,14 +33,13 @@ def generator(
 
 
 def discriminator(
-    resolution: int = 8, num_classes: int = 5, stddev_group: int = 1, dropout: float = 0.0
+    resolution: int = 8, num_classes: int = 5, stddev_group: int = 1
 ) -> ProjectionDiscriminator:
     return ProjectionDiscriminator(
         num_classes=num_classes,
         resolution=resolution,
         base_channels=4,
         stddev_group=stddev_group,
-        dropout=dropout,
     )
 
 
@@ -185,11 +184,17 @@ def test_equal_fakes_are_told_by_their_group_stddev():
     assert append_group_stddev(torch.randn(4, 2, 3, 3), 4)[:, 2].min() > 0.1
 
 
-def test_dropout_acts_in_training_only():
-    model, images, labels = discriminator(dropout=0.5), torch.randn(5, 3, 8, 8), torch.arange(5)
-    assert not torch.equal(model(images, labels), model(images, labels))
-    model.eval()
-    assert torch.equal(model(images, labels), model(images, labels))
+def test_channel_factors_scale_the_last_map():
+    model, images, labels = discriminator(), torch.randn(5, 3, 8, 8), torch.arange(5)
+    ones = torch.ones(5, model.top_channels, 1, 1)
+    assert torch.equal(model(images, labels, ones), model(images, labels))
+    # Without the map, nothing of the image is left.
+    nothing = model(images, labels, 0 * ones)
+    assert torch.equal(nothing, model(torch.zeros_like(images), labels, 0 * ones))
+    some = ones.clone()
+    some[0, 0] = 0
+    changed = model(images, labels, some) != model(images, labels)
+    assert changed.tolist() == [True, False, False, False, False]
 
 
 @pytest.mark.parametrize("resolution", [8, 16, 32])

@@ -10,8 +10,14 @@ import torch
 
 from signforge.gan import losses
 from signforge.gan.batches import BatchSource
+from signforge.gan.distributed import Share
 from signforge.gan.networks import UNKNOWN_CLASS, ProjectionDiscriminator
-from signforge.gan.step import build_training_state, gan_step, measure_images_per_second
+from signforge.gan.step import (
+    build_training_state,
+    dropout_factors,
+    gan_step,
+    measure_images_per_second,
+)
 from signforge.seeds import derive_seed
 
 CPU = torch.device("cpu")
@@ -121,6 +127,26 @@ def test_nothing_reads_or_moves_the_global_random_state(make_config, make_train,
         two = run_steps(config, make_train(), 2)[0]
     assert one == two
     assert (dropout == 0) == (one == run_steps(make_config(), make_train(), 2)[0])
+
+
+def test_dropout_leaves_out_whole_channels_and_keeps_the_mean(make_config):
+    config = make_config(discriminator_dropout=0.25, batch_size=1000)
+    rng = torch.Generator().manual_seed(0)
+    factors = dropout_factors(8, config, rng, Share(parts=2))
+    assert factors.shape == (2000, 8, 1, 1)
+    assert factors.unique().tolist() == pytest.approx([0, 4 / 3])
+    assert factors.mean() == pytest.approx(1, abs=5 * (1 / 3 / 16000) ** 0.5)
+
+
+@pytest.mark.parametrize("rank", [0, 1])
+def test_dropout_of_a_share_is_a_part_of_that_of_the_batch(make_config, rank):
+    config = make_config(discriminator_dropout=0.5, batch_size=6)
+    whole, own = (
+        dropout_factors(4, config, torch.Generator().manual_seed(1), share)
+        for share in (Share(parts=2), Share(rank, 2, 2))
+    )
+    pair = whole.unflatten(0, (2, 6))[:, 3 * rank : 3 * rank + 3]
+    assert torch.equal(own, pair.flatten(0, 1))
 
 
 @pytest.mark.parametrize(
@@ -257,9 +283,9 @@ def test_the_discriminator_is_told_the_class_of_a_share_of_the_images(
     told = []
     original = ProjectionDiscriminator.forward
 
-    def spy(network, images, labels):
+    def spy(network, images, labels, channel_factors):
         told.append(labels)
-        return original(network, images, labels)
+        return original(network, images, labels, channel_factors)
 
     monkeypatch.setattr(ProjectionDiscriminator, "forward", spy)
     before = weights(run_steps(config, train, 0)[1])

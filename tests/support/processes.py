@@ -2,6 +2,7 @@
 
 import multiprocessing
 import os
+import pickle
 import socket
 import warnings
 from collections.abc import Callable
@@ -40,7 +41,7 @@ def in_two_processes(function: Callable[..., Any], *args: object) -> list[Any]:
         results = []
         for rank, (near_end, _) in enumerate(pipes):
             assert near_end.poll(PATIENCE), f"process {rank} does not come to an end"
-            results.append(near_end.recv())
+            results.append(pickle.loads(near_end.recv_bytes()))
         return results
     finally:
         for process in processes:
@@ -66,4 +67,5 @@ def _one(
     torch.set_num_threads(1)
     warnings.simplefilter("error")
     with process_group("cpu"):
-        answer.send(function(*args))
+        # Plain bytes: ``send`` would pass tensors as handles, which end with this process.
+        answer.send_bytes(pickle.dumps(function(*args)))
