@@ -19,18 +19,17 @@ from statistics import fmean, stdev
 from typing import Any
 
 from judging import announce
-from records import command_line, markdown_table, provenance_text, run_script
+from records import command_line, markdown_table, run_script, write_table
 
 from signforge.benchmark.arm_selection import may_use_gate, needs_generator, select_arms
 from signforge.benchmark.arms import Arm, ArmContext, ArmSetup
-from signforge.benchmark.folder import Row, read_rows
+from signforge.benchmark.folder import Row
 from signforge.benchmark.planning import refuse_other_images, shared_gate
 from signforge.benchmark.trials import NO_RESULT_KEYS, Stage, Trial, run_trials
 from signforge.config import Config, load_config, parse_override
 from signforge.data.prepare import load_prepared_splits
 from signforge.environment import describe_environment
 from signforge.errors import SignforgeError
-from signforge.files import write_atomically
 from signforge.gan.sampler import GanSampler, load_sampler
 from signforge.progress import Track
 
@@ -110,16 +109,6 @@ def _mean(rows: Sequence[Row], key: str) -> str:
     return f"{fmean(values):.2f}{spread}"
 
 
-def write_table(folder: Path) -> str:
-    """table.md from the rows in ``folder``. Raises SignforgeError where there are none."""
-    rows = read_rows(folder)
-    if not rows:
-        raise SignforgeError(f"{folder} holds no trials; run some first.")
-    table = trials_table(rows)
-    write_atomically(folder / "table.md", f"{table}\n{provenance_text(rows[-1])}".encode())
-    return table
-
-
 def parse(argv: Sequence[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
@@ -138,7 +127,7 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
 def main(argv: Sequence[str]) -> None:
     options = parse(argv)
     if options.tables:
-        print(write_table(options.out))
+        print(write_table(options.out, trials_table))
         return
     if options.data is None or options.run is None:
         raise SignforgeError("Give --data and --run, or --tables for the table alone.")
@@ -159,7 +148,7 @@ def main(argv: Sequence[str]) -> None:
     for seed in range(options.first_seed, options.first_seed + options.seeds):
         for name, arm in arms.items():
             run_trials([make(name, arm, seed)], stage, options.out, track=announce)
-            print(write_table(options.out), flush=True)
+            print(write_table(options.out, trials_table), flush=True)
 
 
 if __name__ == "__main__":

@@ -18,7 +18,6 @@ import argparse
 import gc
 import json
 import multiprocessing
-import subprocess
 import sys
 import time
 from collections.abc import Mapping, Sequence
@@ -26,6 +25,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from own_process import measure_in_own_process
 from process_memory import peak_resident_bytes, private_bytes, reset_peak, resident_bytes
 from records import (
     command_line,
@@ -176,19 +176,6 @@ def points(classes: Sequence[int], images: Sequence[int]) -> list[tuple[int, int
     return list(dict.fromkeys([*series, (max(classes), max(images))]))
 
 
-def measure_in_process_of_its_own(task: Mapping[str, int]) -> dict[str, float]:
-    """``run_point`` of ``task`` in a fresh interpreter."""
-    command = [sys.executable, __file__, "--point", json.dumps(task)]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    if done.returncode != 0:
-        raise SignforgeError(
-            f"{task['num_images']} images of {task['num_classes']} classes could not be measured: "
-            f"{' '.join(done.stderr.split())[-500:] or f'exit code {done.returncode}'}"
-        )
-    found: dict[str, float] = json.loads(done.stdout.splitlines()[-1])
-    return found
-
-
 def run_point(task: str) -> None:
     """In the process of its own: prints the point as JSON."""
     given = json.loads(task)
@@ -280,9 +267,9 @@ def main(argv: Sequence[str]) -> None:
     wanted, rows = points(options.classes, options.images), []
     for number in range(options.rounds):
         for num_classes, num_images in rotated(wanted, number):
+            point = f"{num_images:,} images of {num_classes:,} classes"
             print(
-                f"  round {number + 1} of {options.rounds}: {num_classes:,} classes, "
-                f"{num_images:,} images ...",
+                f"  round {number + 1} of {options.rounds}: {point} ...",
                 file=sys.stderr,
                 flush=True,
             )
@@ -293,7 +280,7 @@ def main(argv: Sequence[str]) -> None:
                 "batch_size": options.batch_size,
                 "threads": options.threads,
             }
-            rows.append(measure_in_process_of_its_own(task))
+            rows.append(measure_in_own_process(__file__, task, point))
     text = provenance_text(origin) + (
         f"\n{options.resolution} pixels; batches of {options.batch_size}; refresh {REFRESH:g}; "
         f"{options.threads} threads; n = {options.rounds} rounds, times and shares are their "

@@ -19,16 +19,15 @@ from pathlib import Path
 from statistics import fmean
 
 from judging import announce
-from records import command_line, markdown_table, provenance_text, run_script
+from records import command_line, markdown_table, run_script, write_table
 
-from signforge.benchmark.folder import Row, read_rows
+from signforge.benchmark.folder import Row
 from signforge.benchmark.planning import real_trial
 from signforge.benchmark.trials import Stage, run_trials
 from signforge.config import load_config
 from signforge.data.prepare import load_prepared_splits
 from signforge.environment import describe_environment
 from signforge.errors import SignforgeError
-from signforge.files import write_atomically
 
 
 def tuning_table(rows: Sequence[Row]) -> str:
@@ -53,16 +52,6 @@ def _setting(row: Row) -> tuple[int, int, float]:
     return classifier["steps"], classifier["batch_size"], classifier["learning_rate"]
 
 
-def write_table(folder: Path) -> str:
-    """table.md from the rows in ``folder``. Raises SignforgeError where there are none."""
-    rows = read_rows(folder)
-    if not rows:
-        raise SignforgeError(f"{folder} holds no trials; run some first.")
-    table = tuning_table(rows)
-    write_atomically(folder / "table.md", f"{table}\n{provenance_text(rows[-1])}".encode())
-    return table
-
-
 def parse(argv: Sequence[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
@@ -82,7 +71,7 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
 def main(argv: Sequence[str]) -> None:
     options = parse(argv)
     if options.tables:
-        print(write_table(options.out))
+        print(write_table(options.out, tuning_table))
         return
     if options.data is None:
         raise SignforgeError("Give --data, or --tables for the table alone.")
@@ -106,7 +95,7 @@ def main(argv: Sequence[str]) -> None:
                 command_line(__file__, argv),
             )
             run_trials([trial(seed)], stage, options.out, track=announce)
-            print(write_table(options.out), flush=True)
+            print(write_table(options.out, tuning_table), flush=True)
 
 
 if __name__ == "__main__":

@@ -9,8 +9,6 @@ the GPU's allocator on a GPU) less what it held before networks and images were 
 
 import argparse
 import json
-import subprocess
-import sys
 import tempfile
 import time
 from collections.abc import Mapping, Sequence
@@ -19,6 +17,7 @@ from typing import Any
 
 import torch
 from matplotlib.figure import Figure
+from own_process import measure_in_own_process
 from records import (
     command_line,
     markdown_table,
@@ -125,21 +124,6 @@ def points(classes: Sequence[int], resolutions: Sequence[int]) -> list[tuple[int
     return list(dict.fromkeys(both))
 
 
-def measure_in_process_of_its_own(
-    config: GanConfig, point: tuple[int, int], steps: int, threads: int
-) -> dict[str, float]:
-    task = {"config": config.model_dump(mode="json"), "point": point, "steps": steps}
-    command = [sys.executable, __file__, "--point", json.dumps({**task, "threads": threads})]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    if done.returncode != 0:
-        raise SignforgeError(
-            f"{point[0]} classes at {point[1]} pixels could not be measured: "
-            f"{' '.join(done.stderr.split())[-500:] or f'exit code {done.returncode}'}"
-        )
-    found: dict[str, float] = json.loads(done.stdout.splitlines()[-1])
-    return found
-
-
 def run_point(task: str) -> None:
     """In the process of its own: prints the point as JSON."""
     given = json.loads(task)
@@ -241,11 +225,12 @@ def main(argv: Sequence[str]) -> None:
     every = config.r1_every_steps
     steps = -(-options.steps // every) * every
     wanted, rows = points(options.classes, options.resolutions), []
+    settings = {"config": config.model_dump(mode="json"), "steps": steps}
     for number in range(options.rounds):
         for point in rotated(wanted, number):
-            rows.append(  # noqa: PERF401  (minutes each)
-                measure_in_process_of_its_own(config, point, steps, options.threads)
-            )
+            task = {**settings, "point": point, "threads": options.threads}
+            name = f"{point[0]} classes at {point[1]} pixels"
+            rows.append(measure_in_own_process(__file__, task, name))
     origin = provenance(command_line(__file__, argv))
     entries = summarise(rows)
     text = provenance_text(origin) + f"\nBatch {config.batch_size}.\n\n" + table(entries)

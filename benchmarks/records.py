@@ -9,8 +9,11 @@ from typing import Any
 
 from filelock import FileLock
 
+from signforge.benchmark.folder import Row
+from signforge.benchmark.folder import read_rows as read_trials
 from signforge.environment import describe_environment, hardware_line
 from signforge.errors import SignforgeError
+from signforge.files import write_atomically
 
 
 def markdown_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
@@ -38,6 +41,19 @@ def provenance_text(origin: Mapping[str, Any]) -> str:
         f"{hardware_line(origin)}; Python {versions['python']}, torch {versions['torch']}; "
         f"signforge {versions['signforge']}, {commit}.\n"
     )
+
+
+def write_table(folder: Path, make_table: Callable[[Sequence[Row]], str]) -> str:
+    """table.md of the trials kept in ``folder``, and where they come from; returns the table.
+
+    Raises SignforgeError where there are no trials.
+    """
+    rows = read_trials(folder)
+    if not rows:
+        raise SignforgeError(f"{folder} holds no trials; run some first.")
+    table = make_table(rows)
+    write_atomically(folder / "table.md", f"{table}\n{provenance_text(rows[-1])}".encode())
+    return table
 
 
 def write_json(path: Path, value: Any) -> None:

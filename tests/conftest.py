@@ -27,3 +27,12 @@ def one_thread() -> Iterator[None]:
     torch.set_num_threads(1)
     yield
     torch.set_num_threads(before)
+
+
+@pytest.fixture(scope="module")
+def own_place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """A new current folder, and a new cache, for the commands that a module runs."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("SIGNFORGE_CACHE", str(tmp_path_factory.mktemp("cache")))
+        patch.chdir(tmp_path_factory.mktemp("here"))
+        yield

@@ -8,7 +8,6 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -22,6 +21,8 @@ from PIL import Image
 from signforge.cli import app
 from signforge.errors import SignforgeError
 from support.cli_runner import Ran, run_cli
+
+pytestmark = pytest.mark.usefixtures("own_place")
 
 HELP = Path(__file__).parent / "help"
 COMMANDS = (
@@ -43,14 +44,6 @@ def content(folder: Path) -> dict[str, str]:
         name: hashlib.sha256((folder / name).read_bytes()).hexdigest()
         for name in files_below(folder)
     }
-
-
-@pytest.fixture(scope="module", autouse=True)
-def own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("SIGNFORGE_CACHE", str(tmp_path_factory.mktemp("cache")))
-        patch.chdir(tmp_path_factory.mktemp("here"))
-        yield
 
 
 @pytest.fixture(scope="module")

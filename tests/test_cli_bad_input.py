@@ -2,7 +2,7 @@
 
 import os
 import pickle
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +13,8 @@ from PIL import Image
 from signforge.config import GanConfig
 from signforge.gan.sampler import GeneratorCard, build_generator, save_sampler
 from support.cli_runner import run_cli
+
+pytestmark = pytest.mark.usefixtures("own_place")
 
 TINY_GAN = GanConfig(
     z_dim=4,
@@ -46,14 +48,6 @@ def tree(folder: Path) -> dict[str, bytes]:
         for path in sorted(folder.rglob("*"))
         if path.is_file()
     }
-
-
-@pytest.fixture(scope="module", autouse=True)
-def own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("SIGNFORGE_CACHE", str(tmp_path_factory.mktemp("cache")))
-        patch.chdir(tmp_path_factory.mktemp("here"))
-        yield
 
 
 def save_image(path: Path, seed: int, size: int = 16) -> None:

@@ -20,6 +20,7 @@ from signforge.data.images import LabeledImages
 from signforge.data.load import load_splits
 from signforge.errors import SignforgeError
 from signforge.files import sha256
+from support.squares import square_images
 
 NAMES = ("a", "b", "c", "d")
 CONFIG = ClassifierConfig(
@@ -28,20 +29,10 @@ CONFIG = ClassifierConfig(
 QUICK = CONFIG.model_copy(update={"steps": 2})
 
 
-def squares(labels, seed):
-    """Noise with a bright square whose corner of the image is the class; uint8 (N, 3, 16, 16)."""
-    rng = torch.Generator().manual_seed(seed)
-    images = torch.randint(0, 120, (len(labels), 3, 16, 16), generator=rng, dtype=torch.uint8)
-    for image, label in zip(images, labels.tolist(), strict=True):
-        y, x = 8 * (label // 2) + 1, 8 * (label % 2) + 1
-        image[:, y : y + 6, x : x + 6] += 100
-    return images
-
-
 def make_train(counts=(60, 40, 40, 20), group_size=4, seed=0):
     labels = torch.arange(4).repeat_interleave(torch.tensor(counts))
     return LabeledImages(
-        images=squares(labels, seed),
+        images=square_images(labels, seed),
         labels=labels,
         groups=torch.arange(len(labels)) // group_size,
         class_names=NAMES,
@@ -62,7 +53,7 @@ def gate(train):
 
 def test_samples_pass_that_look_like_their_class(gate):
     labels = torch.arange(80) % 4
-    images = squares(labels, seed=9)
+    images = square_images(labels, seed=9)
     assert gate(images, labels).dtype == torch.bool
     assert gate(images, labels).float().mean() > 0.9
     assert gate(images, (labels + 1) % 4).float().mean() < 0.05
@@ -73,7 +64,7 @@ def test_samples_pass_that_look_like_their_class(gate):
 
 def test_probability_is_the_mean_of_the_folds_softmax(gate):
     labels = torch.arange(12) % 4
-    images = squares(labels, seed=4)
+    images = square_images(labels, seed=4)
     expected = sum(F.softmax(predict_logits(m, images, precision="fp32"), 1) for m in gate.models)
     expected = (expected / 2)[torch.arange(12), labels]
     assert torch.allclose(gate.probabilities(images, labels), expected)
@@ -83,7 +74,7 @@ def test_probability_is_the_mean_of_the_folds_softmax(gate):
 
 def test_a_higher_tau_keeps_a_part_of_what_a_lower_keeps(gate):
     labels = torch.arange(40) % 4
-    images = squares(labels, seed=5)
+    images = square_images(labels, seed=5)
     strict, loose = (gate.with_tau(tau) for tau in (0.99, 0.3))
     assert (strict.tau, gate.tau, loose.tau) == (0.99, 0.5, 0.3)
     assert not (strict(images, labels) & ~loose(images, labels)).any()
@@ -164,7 +155,7 @@ def test_a_saved_gate_judges_the_same(gate, tmp_path):
     assert sorted(path.name for path in tmp_path.iterdir()) == ["gate.json", "gate.safetensors"]
     loaded = ClassifierGate.load(tmp_path, "cpu")
     labels = torch.arange(16) % 4
-    images = squares(labels, seed=6)
+    images = square_images(labels, seed=6)
     assert torch.equal(loaded.probabilities(images, labels), gate.probabilities(images, labels))
     assert torch.equal(loaded.real_acceptance, gate.with_tau(0.7).real_acceptance)
     assert (loaded.tau, loaded.class_names, loaded.card.seed) == (0.7, NAMES, 3)
@@ -223,7 +214,7 @@ def test_damaged_files(gate, tmp_path):
 
 def test_images_of_another_size_are_brought_to_the_classifiers(gate):
     labels = torch.arange(16) % 4
-    large = squares(labels, seed=8).repeat_interleave(2, dim=2).repeat_interleave(2, dim=3)
+    large = square_images(labels, seed=8).repeat_interleave(2, dim=2).repeat_interleave(2, dim=3)
     assert gate(large, labels).float().mean() > 0.9
 
 
@@ -268,7 +259,7 @@ class SquareSampler:
     num_classes, resolution, class_names, fingerprint = 4, 16, NAMES, "squares"
 
     def sample(self, labels, seed):
-        return squares(torch.where(labels == 2, 1, labels), seed)
+        return square_images(torch.where(labels == 2, 1, labels), seed)
 
 
 def test_a_collapsed_class_is_found_and_filled_with_real_images(gate, train):

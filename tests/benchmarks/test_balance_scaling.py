@@ -7,6 +7,7 @@ from pathlib import Path
 import balance_scaling as script
 import pytest
 import torch
+from own_process import measure_in_own_process
 from process_memory import peak_resident_bytes, private_bytes, reset_peak, resident_bytes
 
 from signforge.balance.dataset import SyntheticBalancedDataset
@@ -84,11 +85,11 @@ def test_shared_memory_is_resident_and_private_memory_is_not_shared() -> None:
 def test_a_run_writes_rows_and_tables(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    def here(task: dict[str, int]) -> dict[str, float]:
+    def here(_script: str, task: dict[str, int], _name: str) -> dict[str, float]:
         script.main(["--point", json.dumps(task)])
         return json.loads(capsys.readouterr().out)
 
-    monkeypatch.setattr(script, "measure_in_process_of_its_own", here)
+    monkeypatch.setattr(script, "measure_in_own_process", here)
     monkeypatch.setattr(script, "_warm_up", lambda _: None)  # this process is warm
     monkeypatch.setattr(script, "FIXED_IMAGES", 300)
     monkeypatch.setattr(script, "FIXED_CLASSES", 4)
@@ -110,12 +111,11 @@ def test_a_run_writes_rows_and_tables(
 @pytest.mark.slow
 def test_a_point_in_a_process_of_its_own_and_one_that_fails() -> None:
     task = {"num_classes": 10, "num_images": 10_000, "resolution": 32, "batch_size": 64}
-    point = script.measure_in_process_of_its_own({**task, "threads": 1})
+    point = measure_in_own_process(script.__file__, {**task, "threads": 1}, "The point")
     assert point["peak_mib"] >= point["data_mib"] + 0.9 * point["pool_mib"]
-    with pytest.raises(SignforgeError, match="0 images of 10 classes could not be measured"):
-        script.measure_in_process_of_its_own(
-            {**task, "num_images": 0, "batch_size": 0, "threads": 1}
-        )
+    nothing = {**task, "num_images": 0, "batch_size": 0, "threads": 1}
+    with pytest.raises(SignforgeError, match=r"^Nothing could not be measured: ."):
+        measure_in_own_process(script.__file__, nothing, "Nothing")
 
 
 def test_no_rounds_are_refused() -> None:

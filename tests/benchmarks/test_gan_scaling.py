@@ -2,10 +2,12 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 import gan_scaling as script
 import pytest
 import torch
+from own_process import measure_in_own_process
 
 from signforge.config import GanConfig
 from signforge.errors import SignforgeError
@@ -63,12 +65,11 @@ def test_memory_is_what_this_process_took() -> None:
 
 
 def test_a_run_writes_rows_table_and_plot(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def here(
-        config: GanConfig, point: tuple[int, int], steps: int, _threads: int
-    ) -> dict[str, float]:
-        return script.measure_point(config, *point, steps)
+    def here(_script: str, task: dict[str, Any], _name: str) -> dict[str, float]:
+        config = GanConfig.model_validate(task["config"])
+        return script.measure_point(config, *task["point"], task["steps"])
 
-    monkeypatch.setattr(script, "measure_in_process_of_its_own", here)
+    monkeypatch.setattr(script, "measure_in_own_process", here)
     argv = ["--config", "demo", "--classes", "10", "--resolutions", "8", "--rounds", "2"]
     argv += ["--steps", "1", "--threads", "1", "--out", str(tmp_path)]
     for text in ("gan.base_channels=4", "gan.batch_size=2", "gan.r1_every_steps=1"):
@@ -90,5 +91,6 @@ def test_a_process_prints_its_point(capsys: pytest.CaptureFixture[str]) -> None:
 
 @pytest.mark.slow
 def test_a_point_that_fails_in_its_process_is_one_sentence() -> None:
-    with pytest.raises(SignforgeError, match="10 classes at 7 pixels could not be measured"):
-        script.measure_in_process_of_its_own(CONFIG, (10, 7), 1, 1)
+    task = {"config": CONFIG.model_dump(mode="json"), "point": [10, 7], "steps": 1, "threads": 1}
+    with pytest.raises(SignforgeError, match=r"^The point could not be measured: .*, not 7"):
+        measure_in_own_process(script.__file__, task, "The point")

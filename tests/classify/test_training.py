@@ -22,26 +22,7 @@ from signforge.config import ClassifierConfig
 from signforge.data.images import LabeledImages
 from signforge.errors import SignforgeError
 from signforge.seeds import derive_seed
-
-CLASSES, SIZE = 4, 16
-
-
-def squares(n: int, seed: int = 0) -> LabeledImages:
-    """Noise with a bright square whose corner of the image is the class."""
-    rng = torch.Generator().manual_seed(seed)
-    labels = torch.arange(n) % CLASSES
-    images = torch.randint(0, 120, (n, 3, SIZE, SIZE), generator=rng, dtype=torch.uint8)
-    for image, label in zip(images, labels.tolist(), strict=True):
-        y, x = 8 * (label // 2) + 1, 8 * (label % 2) + 1
-        image[:, y : y + 6, x : x + 6] += 100
-    return LabeledImages(
-        images=images,
-        labels=labels,
-        groups=torch.full((n,), -1),
-        class_names=tuple("abcd"),
-        names=tuple(str(i) for i in range(n)),
-        source="squares",
-    )
+from support.squares import CLASSES, SIZE, squares
 
 
 def tiny(seed: int = 0) -> nn.Module:

@@ -2,7 +2,6 @@
 
 import json
 import os
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -19,18 +18,12 @@ from signforge.data.prepare import load_prepared_splits
 from signforge.gan.sampler import GeneratorCard, build_generator, save_sampler
 from support.cli_runner import Ran, run_cli
 
+pytestmark = pytest.mark.usefixtures("own_place")
+
 COUNTS = {"give way": 12, "stop": 6, "yield [old]": 8}
 GAN = GanConfig(z_dim=4, base_channels=4, embedding_dim=4, device="cpu")
 NO_GATE = ("--gate-tau", 0)
 SMALL = ("--resolution", 16, "--device", "cpu")
-
-
-@pytest.fixture(scope="module", autouse=True)
-def own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("SIGNFORGE_CACHE", str(tmp_path_factory.mktemp("cache")))
-        patch.chdir(tmp_path_factory.mktemp("here"))
-        yield
 
 
 @pytest.fixture(scope="module")

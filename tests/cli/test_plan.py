@@ -1,44 +1,28 @@
 """``signforge plan`` from a small data set and a tiny run to a YAML file of class counts."""
 
 import json
-from collections.abc import Iterator
 from pathlib import Path
 
-import numpy as np
 import pytest
 import yaml
-from PIL import Image
 
 from signforge.balance.plan import BalancePlan, as_plan
 from signforge.balance.strategy import resolve_sampling_strategy
 from signforge.config import dump_config, load_config, validate
 from signforge.data.prepare import load_prepared_splits
 from signforge.gan.sampler import GeneratorCard, build_generator, save_sampler
+from support.class_folders import write_tinted_classes
 from support.cli_runner import Ran, run_cli
+
+pytestmark = pytest.mark.usefixtures("own_place")
 
 COUNTS = {"[y] w": 8, "blue": 24, "red": 14}
 TRIALS = {"real", "oversample", "synthetic"}
 
 
-@pytest.fixture(scope="module", autouse=True)
-def own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("SIGNFORGE_CACHE", str(tmp_path_factory.mktemp("cache")))
-        patch.chdir(tmp_path_factory.mktemp("here"))
-        yield
-
-
 @pytest.fixture(scope="module")
 def signs(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    root = tmp_path_factory.mktemp("data") / "signs"
-    rng = np.random.default_rng(0)
-    for channel, (name, count) in enumerate(COUNTS.items()):
-        (root / name).mkdir(parents=True)
-        for index in range(count):
-            pixels = rng.integers(0, 120, (16, 16, 3), dtype=np.uint8)
-            pixels[:, :, channel] += 120
-            Image.fromarray(pixels).save(root / name / f"{index:03d}.png")
-    return root
+    return write_tinted_classes(tmp_path_factory.mktemp("data") / "signs", COUNTS)
 
 
 @pytest.fixture(scope="module")

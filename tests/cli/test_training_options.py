@@ -1,38 +1,22 @@
 """Options of train-cgan and benchmark from end to end: classes, probe, trackers, lengths."""
 
 import json
-from collections.abc import Iterator
 from pathlib import Path
 
-import numpy as np
 import pytest
 import yaml
-from PIL import Image
 
+from support.class_folders import write_tinted_classes
 from support.cli_runner import Ran, run_cli
+
+pytestmark = pytest.mark.usefixtures("own_place")
 
 COUNTS = {"blue": 18, "green": 15, "red": 12}
 
 
-@pytest.fixture(scope="module", autouse=True)
-def own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("SIGNFORGE_CACHE", str(tmp_path_factory.mktemp("cache")))
-        patch.chdir(tmp_path_factory.mktemp("here"))
-        yield
-
-
 @pytest.fixture(scope="module")
 def signs(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    root = tmp_path_factory.mktemp("data") / "signs"
-    rng = np.random.default_rng(0)
-    for channel, (name, count) in enumerate(COUNTS.items()):
-        (root / name).mkdir(parents=True)
-        for index in range(count):
-            pixels = rng.integers(0, 120, (16, 16, 3), dtype=np.uint8)
-            pixels[:, :, 2 - channel] += 120
-            Image.fromarray(pixels).save(root / name / f"{index:03d}.png")
-    return root
+    return write_tinted_classes(tmp_path_factory.mktemp("data") / "signs", COUNTS)
 
 
 SMALL = [
