@@ -2,6 +2,8 @@
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
+# Whole files side by side, since tests of one file share what they train; a test uses one core.
+PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadfile
 
 .DEFAULT_GOAL := help
 .PHONY: help demo test test-fast test-plugins notebook lint format clean
@@ -28,10 +30,10 @@ demo: $(VENV)/.installed
 	$(BIN)/signforge benchmark --config demo --out runs/demo
 
 test: $(VENV)/.installed-test
-	$(BIN)/python -m pytest
+	$(PYTEST)
 
 test-fast: $(VENV)/.installed-test
-	$(BIN)/python -m pytest -m "not slow"
+	$(PYTEST) -m "not slow"
 
 # Each plugin with its own settings and its framework; then what of the core needs an extra.
 test-plugins: $(VENV)/.installed-all

@@ -180,7 +180,6 @@ def broken(change):
         (lambda v: v["decisions"].append(7), r"decisions\.3"),
         (lambda v: v.update(format="signforge-balance-plan-2"), "its format is 'signforge-balance"),
     ],
-    ids=str,
 )
 def test_what_is_wrong_with_a_plan_is_one_sentence(tmp_path: Path, change, message):
     file = tmp_path / "plan.yaml"

@@ -40,7 +40,6 @@ def resolve(strategy, counts=COUNTS, names=NAMES, **options):
             [500, 500, 4674],
         ),
     ],
-    ids=str,
 )
 def test_counts_are_those_of_imbalanced_learn(strategy, expected):
     assert resolve(strategy) == expected
@@ -120,7 +119,6 @@ def test_no_real_image_is_removed_and_the_cap_holds(counts, policy, fraction):
         (None, "cannot be a NoneType"),
         (lambda counts: sum(counts.values()), "callable: must return .* returned int"),
     ],
-    ids=str,
 )
 def test_bad_strategies(strategy, message):
     with pytest.raises(SignforgeError, match=message):
