@@ -10,8 +10,12 @@ from typing import Protocol, TypeVar
 T = TypeVar("T")
 
 
+class Stopped(Exception):  # noqa: N818  (not an error: the user asked for it)
+    """Raised by a ``Track`` between two items: the user wants an end, and to go on some day."""
+
+
 class Track(Protocol):
-    """Wraps an iterable and reports how far it has come, as ``tqdm`` does."""
+    """Wraps an iterable and reports how far it has come, as ``tqdm`` does; may raise Stopped."""
 
     def __call__(self, items: Iterable[T], description: str, total: int) -> Iterator[T]: ...
 

@@ -15,7 +15,10 @@ REPOSITORY = Path(__file__).resolve().parents[1]
 # Code outside the package that uses it, and that no type checker reads.
 USERS = ("benchmarks", "examples", "notebooks", "plugins")
 ROOMS = ("data", "classify", "gan", "balance", "export", "evaluate", "benchmark")
-FOUNDATION = {"errors", "config", "progress", "files", "device", "environment", "seeds", "plugins"}
+FOUNDATION = {
+    *("errors", "config", "progress", "files", "device", "environment", "seeds", "plugins"),
+    "tensor_state",
+}
 TOP = {"cli", "terminal", "live", "testing", "__main__"}
 
 

@@ -3,6 +3,7 @@
 from torch import nn
 
 from signforge.benchmark.arms import ArmSetup
+from signforge.classify.checkpoint import FitCheckpoint
 from signforge.classify.model import build_classifier
 from signforge.classify.training import FitResult, fit_classifier
 from signforge.config import ClassifierConfig
@@ -16,6 +17,7 @@ def fit_arm(
     config: ClassifierConfig,
     *,
     seed: int,
+    checkpoint: FitCheckpoint | None = None,
     track: Track = no_progress,
 ) -> tuple[nn.Module, FitResult]:
     """The trained classifier, as ``fit_classifier`` leaves it, and what it cost.
@@ -39,6 +41,7 @@ def fit_arm(
         sampler=setup.sampler,
         loss=setup.loss,
         ending=setup.ending,
+        checkpoint=checkpoint,
         track=track,
     )
     return model, result

@@ -20,7 +20,14 @@ from signforge.benchmark.fidelity import EXTRACTOR, measure_fidelity
 from signforge.benchmark.folder import Row
 from signforge.benchmark.gallery import most_changed, save_gallery
 from signforge.benchmark.report import write_summary
-from signforge.benchmark.runner import GATE, GENERATOR, Executor, check_generator, run_benchmark
+from signforge.benchmark.runner import (
+    GATE,
+    GENERATOR,
+    UNFINISHED,
+    Executor,
+    check_generator,
+    run_benchmark,
+)
 from signforge.benchmark.summary import Summary, summarise_run
 from signforge.benchmark.tracking import track_benchmark
 from signforge.classify.losses import LDAM_SCALE
@@ -38,17 +45,13 @@ from signforge.gan.run import GRID_COLUMNS, GRID_SEED, row_names
 from signforge.gan.sampler import ClassConditionalSampler, GanSampler
 from signforge.gan.trackers import check_trackers
 from signforge.gan.training import StoppedBeforeStart
-from signforge.progress import Track, no_progress
+from signforge.progress import Stopped, Track, no_progress
 
-WRITTEN_FOLDERS = (EXTRACTOR, "gallery", GATE, "predictions", "predictions/val")
+WRITTEN_FOLDERS = (EXTRACTOR, "gallery", GATE, "predictions", "predictions/val", UNFINISHED)
 """Of a run directory: where a killed process may have left a temporary file."""
 
 
 T = TypeVar("T")
-
-
-class Stopped(Exception):  # noqa: N818  (not an error: the user asked for it)
-    """The user stopped the job; what is on disk is enough to go on from."""
 
 
 @dataclass(frozen=True)

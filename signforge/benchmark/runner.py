@@ -5,8 +5,10 @@ this process, a plugin can run them elsewhere. What an executor runs writes noth
 written here, by the one process that asked for the rows.
 """
 
+import json
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from functools import partial
@@ -36,6 +38,7 @@ from signforge.benchmark.folder import (
 )
 from signforge.benchmark.gate import FittedGate, is_kept, kept_gate
 from signforge.benchmark.trials import none_for_nan
+from signforge.classify.checkpoint import FitCheckpoint
 from signforge.classify.training import predict_logits
 from signforge.config import Config
 from signforge.data.images import UNKNOWN_GROUP, LabeledImages
@@ -48,7 +51,8 @@ from signforge.progress import Track, no_progress
 
 GATE = "gate"
 GENERATOR = "generator"
-"""Folders of a run directory."""
+UNFINISHED = "unfinished"
+"""Folders of a run directory; the last one holds a classifier whose training was cut short."""
 
 T = TypeVar("T")
 
@@ -162,7 +166,7 @@ def run_benchmark(
         environment=environment,
     )
     if run_jobs is None:
-        results = run_in_process(missing, partial(work, track=track))
+        results = run_in_process(missing, partial(work, keep=run_dir / UNFINISHED, track=track))
     else:
         done_elsewhere = run_jobs(missing, partial(_with_own_hardware, work=work))
         results = track(done_elsewhere, "classifiers", len(missing))
@@ -172,9 +176,16 @@ def run_benchmark(
         write_predictions(run_dir, row["arm"], row["seed"], result.predictions)
         write_predictions(run_dir, row["arm"], row["seed"], result.val_predictions, "val")
         append_row(run_dir, row)
+        _unfinished(run_dir / UNFINISHED, row["arm"], row["seed"]).unlink(missing_ok=True)
         done[row["arm"], row["seed"]] = row
         on_row(row)
+    with suppress(OSError):  # another process may have one under way
+        (run_dir / UNFINISHED).rmdir()
     return [done[job.arm, job.seed] for job in jobs]
+
+
+def _unfinished(folder: Path, arm: str, seed: int) -> Path:
+    return folder / f"{arm}-seed{seed}.safetensors"
 
 
 def _write_truth(run_dir: Path, images: LabeledImages, split: Split) -> None:
@@ -202,9 +213,10 @@ def run_job(
     gan_seconds: float,
     environment: Mapping[str, Any],
     gate: FittedGate | None = None,
+    keep: Path | None = None,
     track: Track = no_progress,
 ) -> JobResult:
-    """Trains and tests one classifier; writes nothing."""
+    """Trains and tests one classifier; writes nothing but its checkpoints, into ``keep``."""
     train, classifier = splits.train, config.classifier
     track = _labelled(track, f"{job.arm}, seed {job.seed} ({job.number} of {job.total})")
     context = ArmContext(job.seed, sampler, config.balance, track, gate.gate if gate else None)
@@ -212,7 +224,19 @@ def run_job(
     setup = arms[job.arm](train, context)
     drawing_seconds = time.perf_counter() - started
     used_gate = gate if setup.uses_gate else None
-    model, fit = fit_arm(setup, train, classifier, seed=job.seed, track=track)
+    origin = {
+        "config_hash": config_hash(config),
+        "train_fingerprint": train.fingerprint,
+        "generator_fingerprint": sampler.fingerprint if sampler and setup.uses_generator else None,
+        "gate_sha256": used_gate.gate.card.weights_sha256 if used_gate else None,
+    }
+    checkpoint = None
+    if keep is not None:
+        identity = json.dumps([job.arm, job.seed, origin])
+        checkpoint = FitCheckpoint(_unfinished(keep, job.arm, job.seed), identity)
+    model, fit = fit_arm(
+        setup, train, classifier, seed=job.seed, checkpoint=checkpoint, track=track
+    )
     val_preds = predict_logits(model, splits.val.images, precision=classifier.precision).argmax(1)
     preds = predict_logits(model, splits.test.images, precision=classifier.precision).argmax(1)
     val = _scores(val_preds, splits.val, train)
@@ -238,12 +262,9 @@ def run_job(
         "train_images": len(train),
         "val_images": len(splits.val),
         "test_images": len(splits.test),
-        "train_fingerprint": train.fingerprint,
         "val_fingerprint": splits.val.fingerprint,
         "test_fingerprint": splits.test.fingerprint,
-        "generator_fingerprint": sampler.fingerprint if sampler and setup.uses_generator else None,
-        "gate_sha256": used_gate.gate.card.weights_sha256 if used_gate else None,
-        "config_hash": config_hash(config),
+        **origin,
         **{key: environment[key] for key in ("versions", "hardware", "commit", "dirty")},
         "finished_at": datetime.now(UTC).isoformat(timespec="seconds"),
     }

@@ -6,7 +6,7 @@ The loop is one function without hooks; batch order, augmentation and any dropou
 
 import math
 import time
-from collections.abc import Generator, Sequence, Sized
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence, Sized
 from contextlib import closing
 from dataclasses import dataclass
 from itertools import chain, islice
@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset, RandomSampler, Sampler
 
 from signforge.classify.augment import augment_batch, normalise
+from signforge.classify.checkpoint import FitCheckpoint, FitProgress
 from signforge.classify.last_layer import freeze_all_but_last_layer
 from signforge.classify.losses import Deferred, loss_at
 from signforge.classify.losses import Loss as Loss
@@ -25,7 +26,7 @@ from signforge.classify.separate_statistics import forward_apart
 from signforge.config import ClassifierConfig
 from signforge.device import autocast, resolve_device
 from signforge.errors import SignforgeError
-from signforge.progress import Track, no_progress
+from signforge.progress import Stopped, Track, no_progress
 from signforge.seeds import derive_seed
 
 LAST_LAYER_SHARE = 0.2
@@ -69,6 +70,7 @@ def fit_classifier(
     sampler: Sampler[int] | None = None,
     loss: Loss | Deferred = F.cross_entropy,
     ending: Ending | None = None,
+    checkpoint: FitCheckpoint | None = None,
     track: Track = no_progress,
 ) -> FitResult:
     """Trains ``model`` in place for exactly ``config.steps`` optimizer steps.
@@ -81,63 +83,105 @@ def fit_classifier(
         fit into one batch.
     ending: the last of these steps; then only the last layer learns, and all others do what they
         do in evaluation mode. Learning rate and loss go on as they would without.
+    checkpoint: written every so often and where ``track`` raises Stopped; a training that finds
+        one goes on from it, and ends with the very weights of one that was never cut short, but
+        for what items draw at random in worker processes. Whoever has kept the result deletes it.
 
     AdamW with linear warm-up and cosine decay over all steps; the model ends up on
     ``config.device``, in training mode. The global random state is left as it was.
 
     Raises SignforgeError for an empty dataset, items of another kind, labels that the model has
-    no output for, and a loss that is not finite (before it reaches the weights).
+    no output for, a loss that is not finite (before it reaches the weights), and a checkpoint
+    that cannot be read or written.
     """
     device = resolve_device(config.device)
-    started = time.perf_counter()
-    seen, value = 0, math.nan
-    # Closed here, because an error's traceback would otherwise keep its worker processes alive.
-    batches = _batches(dataset, sampler, config, seed, device)
+    started = saved_at = time.perf_counter()
+    model.to(device=device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+    model.train()
+    optimizer = _optimizer(model, config)
+    begun = progress = checkpoint.load(model, optimizer) if checkpoint else FitProgress()
     last = ending or Ending(dataset, share=0.0)
-    last_batches = _batches(last.dataset, last.sampler, config, derive_seed(seed, _ENDING), device)
-    last_steps = round(last.share * config.steps)
-    first_steps = config.steps - last_steps
+    first_steps = config.steps - round(last.share * config.steps)
+    begun_first = min(begun.step, first_steps)
+    begun_last = begun.step - begun_first
+    # Closed here, because an error's traceback would otherwise keep its worker processes alive.
+    batches = _batches(dataset, sampler, config, seed, device, begun_first)
+    last_seed = derive_seed(seed, _ENDING)
+    last_batches = _batches(last.dataset, last.sampler, config, last_seed, device, begun_last)
     forked = torch.random.fork_rng(devices=[device] if device.type == "cuda" else [])
     with forked, closing(batches), closing(last_batches):
-        _seed_global(derive_seed(seed, _MODEL), device)
-        model.to(device=device, memory_format=torch.channels_last)  # type: ignore[call-overload]
-        model.train()
-        optimizer = _optimizer(model, config)
         forward = torch.compile(model) if config.compile else model
         frozen: list[nn.Parameter] = []
-        steps = chain(islice(batches, first_steps), islice(last_batches, last_steps))
-        for step, batch in enumerate(track(steps, "classifier", config.steps)):
-            images, labels, synthetic = batch
-            if step == first_steps:
-                frozen = freeze_all_but_last_layer(model)
-            _check_images(images, model)
-            for group in optimizer.param_groups:
-                group["lr"] = learning_rate(step, config)
-            rng = torch.Generator().manual_seed(derive_seed(seed, _AUGMENT, step))
-            inputs = augment_batch(images.to(device, non_blocking=True), config.augment, rng)
-            inputs = inputs.contiguous(memory_format=torch.channels_last)
-            with autocast(device, config.precision):
-                if synthetic is None:
-                    logits = forward(inputs)
-                else:
-                    logits = forward_apart(forward, model, inputs, synthetic)
-            _check_labels(labels, logits.shape[1])
-            criterion = loss_at(loss, step, config.steps)
-            step_loss = criterion(logits.float(), labels.to(device, non_blocking=True))
-            value = step_loss.item()
-            if not math.isfinite(value):
-                raise SignforgeError(
-                    f"The classifier's loss became {value} at step {step + 1} of {config.steps}; "
-                    f"lower classifier.learning_rate (now {config.learning_rate:g})."
+        drawn = chain(islice(batches, first_steps - begun_first), last_batches)
+        todo = range(begun.step, config.steps)
+        steps = _seeded(drawn, todo, derive_seed(seed, _MODEL), device)
+        try:
+            for batch in track(steps, "classifier", len(todo)):
+                step = progress.step
+                if step >= first_steps and not frozen:
+                    frozen = freeze_all_but_last_layer(model)
+                value = _train_step(
+                    model, forward, optimizer, batch, config=config, loss=loss, step=step, seed=seed
                 )
-            optimizer.zero_grad(set_to_none=True)
-            step_loss.backward()  # type: ignore[no-untyped-call]
-            optimizer.step()
-            seen += len(images)
+                now = time.perf_counter()
+                progress = FitProgress(
+                    step=step + 1,
+                    images=progress.images + len(batch[0]),
+                    seconds=begun.seconds + now - started,
+                    loss=value,
+                )
+                if checkpoint and now - saved_at >= checkpoint.every_seconds:
+                    checkpoint.save(model, optimizer, progress)
+                    saved_at = now
+        except Stopped:
+            if checkpoint:
+                checkpoint.save(model, optimizer, progress)
+            raise
         for parameter in frozen:
             parameter.requires_grad_(True)
         model.train()
-    return FitResult(seconds=time.perf_counter() - started, images=seen, final_loss=value)
+    seconds = begun.seconds + time.perf_counter() - started
+    return FitResult(seconds=seconds, images=progress.images, final_loss=progress.loss)
+
+
+def _train_step(
+    model: nn.Module,
+    forward: Callable[[Tensor], Tensor],
+    optimizer: torch.optim.Optimizer,
+    batch: Batch,
+    *,
+    config: ClassifierConfig,
+    loss: Loss | Deferred,
+    step: int,
+    seed: int,
+) -> float:
+    """One update from one batch; its loss."""
+    images, labels, synthetic = batch
+    device = next(model.parameters()).device
+    _check_images(images, model)
+    for group in optimizer.param_groups:
+        group["lr"] = learning_rate(step, config)
+    rng = torch.Generator().manual_seed(derive_seed(seed, _AUGMENT, step))
+    inputs = augment_batch(images.to(device, non_blocking=True), config.augment, rng)
+    inputs = inputs.contiguous(memory_format=torch.channels_last)
+    with autocast(device, config.precision):
+        if synthetic is None:
+            logits = forward(inputs)
+        else:
+            logits = forward_apart(forward, model, inputs, synthetic)
+    _check_labels(labels, logits.shape[1])
+    criterion = loss_at(loss, step, config.steps)
+    step_loss = criterion(logits.float(), labels.to(device, non_blocking=True))
+    value = step_loss.item()
+    if not math.isfinite(value):
+        raise SignforgeError(
+            f"The classifier's loss became {value} at step {step + 1} of {config.steps}; "
+            f"lower classifier.learning_rate (now {config.learning_rate:g})."
+        )
+    optimizer.zero_grad(set_to_none=True)
+    step_loss.backward()  # type: ignore[no-untyped-call]
+    optimizer.step()
+    return value
 
 
 def predict_logits(
@@ -185,8 +229,9 @@ def _batches(
     config: ClassifierConfig,
     seed: int,
     device: torch.device,
+    first: int = 0,
 ) -> Generator[Batch]:
-    """Batches of (uint8 (N, 3, R, R), int64 (N,)) without end, epoch after epoch."""
+    """Batches without end, epoch after epoch, from number ``first`` on: none before it is read."""
     order = torch.Generator()
     if sampler is None:
         if _length(dataset) == 0:
@@ -198,17 +243,19 @@ def _batches(
     workers = torch.Generator()
     # Workers live for one epoch: longer-lived ones would keep the copy of the dataset that they
     # started with, and miss its set_epoch.
+    remaining = _Remaining(sampler)
     loader = DataLoader(
         dataset,
         batch_size=config.batch_size,
-        sampler=sampler,
+        sampler=remaining,
         num_workers=config.num_workers,
         collate_fn=_collate,
         drop_last=length >= config.batch_size,
         pin_memory=device.type == "cuda",
         generator=workers,
     )
-    epoch = 0
+    epoch, passed = divmod(first, len(loader))
+    remaining.passed = passed * config.batch_size
     while True:
         order.manual_seed(derive_seed(seed, _ORDER, epoch))
         workers.manual_seed(derive_seed(seed, _WORKERS, epoch))
@@ -221,6 +268,30 @@ def _batches(
                 raise SignforgeError(batch)
             yield batch
         epoch += 1
+        remaining.passed = 0
+
+
+class _Remaining(Sampler[int]):
+    """The indices of an epoch, but for the first ``passed``."""
+
+    def __init__(self, whole: Sampler[int]) -> None:
+        self.whole = whole
+        self.passed = 0
+
+    def __iter__(self) -> Iterator[int]:
+        return islice(self.whole, self.passed, None)
+
+    def __len__(self) -> int:
+        return _length(self.whole)
+
+
+def _seeded(
+    batches: Iterator[Batch], steps: Iterable[int], seed: int, device: torch.device
+) -> Iterator[Batch]:
+    """One batch a step; what its items and dropout draw from is seeded by the step's number."""
+    for step in steps:
+        _seed_global(derive_seed(seed, step), device)
+        yield next(batches)
 
 
 def _collate(items: Sequence[tuple[Any, ...]]) -> Batch | str:
@@ -295,7 +366,7 @@ def _optimizer(model: nn.Module, config: ClassifierConfig) -> torch.optim.Optimi
 
 
 def _seed_global(seed: int, device: torch.device) -> None:
-    """Seeds what dropout draws from; the caller has forked these generators."""
+    """Seeds torch's global generators, which the caller has forked."""
     torch.default_generator.manual_seed(seed)
     if device.type == "cuda":
         with torch.cuda.device(device):

@@ -80,12 +80,13 @@ def benchmark(
 ) -> None:
     """Train a classifier with and without balancing, and say what each remedy gained."""
     from signforge.benchmark.estimate import dry_run as estimate
-    from signforge.benchmark.job import JobDisplay, Stopped, find_generator, run_main_job
+    from signforge.benchmark.job import JobDisplay, find_generator, run_main_job
     from signforge.benchmark.tables import arms_table
     from signforge.data.prepare import download_if_asked, load_prepared_splits
     from signforge.evaluate.inception import find_inception_weights
     from signforge.live import gan_display
     from signforge.plugins import load_plugin
+    from signforge.progress import Stopped
     from signforge.terminal import (
         StopSignals,
         print_lines,

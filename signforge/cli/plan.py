@@ -56,10 +56,10 @@ def plan(
     Stopped, the same command goes on from where it was.
     """
     from signforge.benchmark.folder import Row
-    from signforge.benchmark.job import Stopped
     from signforge.benchmark.planning import make_plan
     from signforge.data.prepare import download_if_asked, load_prepared_splits
     from signforge.gan.sampler import load_sampler
+    from signforge.progress import Stopped
     from signforge.terminal import (
         StopSignals,
         print_lines,

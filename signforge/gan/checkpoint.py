@@ -30,6 +30,7 @@ from signforge.files import (
     write_synced,
 )
 from signforge.gan.metrics import Progress
+from signforge.tensor_state import flatten_state, restore_state, state_below
 
 STATE, MANIFEST = "state.safetensors", "manifest.json"
 
@@ -77,7 +78,9 @@ def save_checkpoint(run: Path, state: TrainingState, progress: Progress, keep: i
             digest = _read_manifest(folder)["sha256"]
             write_atomically(folder / MANIFEST, _manifest(digest, progress))
         else:
-            _write_checkpoint(folder, save_tensors(_flatten(state)), progress)
+            _write_checkpoint(
+                folder, save_tensors(flatten_state(state.modules(), state.optimizers())), progress
+            )
         best = best_checkpoint(run)
         for old in list_checkpoints(run)[:-keep]:
             if old != best:
@@ -130,7 +133,7 @@ def load_checkpoint(folder: Path, state: TrainingState) -> Progress:
     """
     try:
         progress, tensors = _read(folder)
-        _restore(state, tensors)
+        restore_state(tensors, state.modules(), state.optimizers())
     except (OSError, ValueError, LookupError, TypeError, RuntimeError, SafetensorError) as error:
         raise _damaged(folder, error) from None
     return progress
@@ -143,7 +146,7 @@ def load_ema(folder: Path, generator: nn.Module) -> Progress:
     """
     try:
         progress, tensors = _read(folder)
-        generator.load_state_dict(_below(tensors, "ema"))
+        generator.load_state_dict(state_below(tensors, "ema"))
     except (OSError, ValueError, LookupError, TypeError, RuntimeError, SafetensorError) as error:
         raise _damaged(folder, error) from None
     return progress
@@ -217,38 +220,3 @@ def _kimg(folder: Path) -> float:
         return float(folder.name.removesuffix("kimg"))
     except ValueError:
         return -1.0
-
-
-def _flatten(state: TrainingState) -> dict[str, Tensor]:
-    tensors: dict[str, Tensor] = {}
-    for name, module in state.modules().items():
-        for key, value in module.state_dict().items():
-            tensors[f"{name}.{key}"] = value.detach().cpu().contiguous()
-    for name, optimizer in state.optimizers().items():
-        for index, moments in optimizer.state_dict()["state"].items():
-            for key, value in moments.items():
-                tensors[f"{name}.{index}.{key}"] = value.detach().cpu().contiguous()
-    # safetensors refuses tensors that share memory.
-    return {key: value.clone() for key, value in tensors.items()}
-
-
-def _restore(state: TrainingState, tensors: dict[str, Tensor]) -> None:
-    for name, module in state.modules().items():
-        module.load_state_dict(_below(tensors, name))
-    for name, optimizer in state.optimizers().items():
-        weights = [weight for group in optimizer.param_groups for weight in group["params"]]
-        moments: dict[int, dict[str, Tensor]] = {}
-        for key, value in _below(tensors, name).items():
-            index, _, moment = key.partition(".")
-            if value.shape == weights[int(index)].shape:
-                # Fused Adam walks through memory and never looks at strides, so moments must lie
-                # as their channels_last weights do.
-                value = torch.empty_like(weights[int(index)].detach()).copy_(value)
-            moments.setdefault(int(index), {})[moment] = value
-        groups = optimizer.state_dict()["param_groups"]
-        optimizer.load_state_dict({"state": moments, "param_groups": groups})
-
-
-def _below(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
-    start = f"{prefix}."
-    return {key[len(start) :]: value for key, value in tensors.items() if key.startswith(start)}

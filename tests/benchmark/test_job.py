@@ -1,10 +1,11 @@
 """The main job in process, on the colour squares of conftest.py."""
 
 import json
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
+from typing import TypeVar
 
 import pytest
 import torch
@@ -12,8 +13,8 @@ import torch
 from signforge.benchmark import job as job_module
 from signforge.benchmark.arms import ARMS, ArmContext, ArmSetup
 from signforge.benchmark.folder import read_rows
-from signforge.benchmark.job import JobDisplay, Stopped, find_generator, run_main_job
-from signforge.benchmark.runner import GENERATOR, run_in_process
+from signforge.benchmark.job import JobDisplay, find_generator, run_main_job
+from signforge.benchmark.runner import GENERATOR, UNFINISHED, run_in_process
 from signforge.config import Config
 from signforge.data.images import LabeledImages
 from signforge.data.splits import PreparedSplits
@@ -23,7 +24,9 @@ from signforge.gan.checkpoint import list_checkpoints
 from signforge.gan.guide import STOP_STEPS
 from signforge.gan.metrics import Status
 from signforge.gan.run import run_training
+from signforge.progress import Stopped, no_progress
 
+T = TypeVar("T")
 FILES = {
     ".rows.lock",
     "class_balance.png",
@@ -328,8 +331,17 @@ def test_stopped_within_a_classifier(
         run_main_job(config, splits, tmp_path, display=display)
     assert seen == [0, 1]
     assert not (tmp_path / "rows.jsonl").exists()
-    run_main_job(config, splits, tmp_path)
+    assert [path.name for path in (tmp_path / UNFINISHED).iterdir()] == ["real-seed0.safetensors"]
+    left: list[int] = []
+
+    def track(items: Iterable[T], description: str, total: int) -> Iterator[T]:
+        left.append(total)
+        return no_progress(items, description, total)
+
+    run_main_job(config, splits, tmp_path, display=JobDisplay(track=track))
+    assert left[0] == config.classifier.steps - 2
     assert scores(tmp_path) == scores(finished)[:1]
+    assert not (tmp_path / UNFINISHED).exists()
 
 
 def test_what_an_executor_finished_is_kept_when_a_stop_comes(
