@@ -20,14 +20,7 @@ from signforge.benchmark.fidelity import EXTRACTOR, measure_fidelity
 from signforge.benchmark.folder import Row
 from signforge.benchmark.gallery import most_changed, save_gallery
 from signforge.benchmark.report import write_summary
-from signforge.benchmark.runner import (
-    GATE,
-    GENERATOR,
-    UNFINISHED,
-    Executor,
-    check_generator,
-    run_benchmark,
-)
+from signforge.benchmark.runner import GATE, GENERATOR, Executor, check_generator, run_benchmark
 from signforge.benchmark.summary import Summary, summarise_run
 from signforge.benchmark.tracking import track_benchmark
 from signforge.classify.losses import LDAM_SCALE
@@ -47,7 +40,7 @@ from signforge.gan.trackers import check_trackers
 from signforge.gan.training import StoppedBeforeStart
 from signforge.progress import Stopped, Track, no_progress
 
-WRITTEN_FOLDERS = (EXTRACTOR, "gallery", GATE, "predictions", "predictions/val", UNFINISHED)
+WRITTEN_FOLDERS = (EXTRACTOR, "gallery", GATE, "predictions", "predictions/val")
 """Of a run directory: where a killed process may have left a temporary file."""
 
 

@@ -8,7 +8,6 @@ written here, by the one process that asked for the rows.
 import json
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import suppress
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from functools import partial
@@ -51,8 +50,7 @@ from signforge.progress import Track, no_progress
 
 GATE = "gate"
 GENERATOR = "generator"
-UNFINISHED = "unfinished"
-"""Folders of a run directory; the last one holds a classifier whose training was cut short."""
+"""Folders of a run directory."""
 
 T = TypeVar("T")
 
@@ -142,6 +140,8 @@ def run_benchmark(
         for row in read_rows(run_dir)
         if row.get("config_hash") == identity
     }
+    for arm, seed in done:  # killed between the row and the end of what led to it
+        unfinished_file(run_dir, arm, seed).unlink(missing_ok=True)
     jobs = plan_jobs(config)
     missing = [job for job in jobs if (job.arm, job.seed) not in done]
     gate = None
@@ -166,7 +166,7 @@ def run_benchmark(
         environment=environment,
     )
     if run_jobs is None:
-        results = run_in_process(missing, partial(work, keep=run_dir / UNFINISHED, track=track))
+        results = run_in_process(missing, partial(work, run_dir=run_dir, track=track))
     else:
         done_elsewhere = run_jobs(missing, partial(_with_own_hardware, work=work))
         results = track(done_elsewhere, "classifiers", len(missing))
@@ -176,16 +176,26 @@ def run_benchmark(
         write_predictions(run_dir, row["arm"], row["seed"], result.predictions)
         write_predictions(run_dir, row["arm"], row["seed"], result.val_predictions, "val")
         append_row(run_dir, row)
-        _unfinished(run_dir / UNFINISHED, row["arm"], row["seed"]).unlink(missing_ok=True)
+        unfinished_file(run_dir, row["arm"], row["seed"]).unlink(missing_ok=True)
         done[row["arm"], row["seed"]] = row
         on_row(row)
-    with suppress(OSError):  # another process may have one under way
-        (run_dir / UNFINISHED).rmdir()
     return [done[job.arm, job.seed] for job in jobs]
 
 
-def _unfinished(folder: Path, arm: str, seed: int) -> Path:
-    return folder / f"{arm}-seed{seed}.safetensors"
+def unfinished_file(run_dir: Path, arm: str, seed: int) -> Path:
+    """What is kept of a classifier whose training was cut short."""
+    return run_dir / f"unfinished-{arm}-seed{seed}.safetensors"
+
+
+def training_identity(job: Job, origin: Mapping[str, Any], class_counts: Sequence[int]) -> str:
+    """All that decides a classifier's weights, as far as it is known; a training that was cut short
+    goes on only where it is the same.
+
+    origin: fingerprints of config, data, generator and gate, versions, hardware and commit, as in
+        a row. A changed arm of one's own, or a checkout with other changes than before, shows in
+        none of them.
+    """
+    return json.dumps([job.arm, job.seed, origin, list(class_counts)], sort_keys=True)
 
 
 def _write_truth(run_dir: Path, images: LabeledImages, split: Split) -> None:
@@ -213,10 +223,10 @@ def run_job(
     gan_seconds: float,
     environment: Mapping[str, Any],
     gate: FittedGate | None = None,
-    keep: Path | None = None,
+    run_dir: Path | None = None,
     track: Track = no_progress,
 ) -> JobResult:
-    """Trains and tests one classifier; writes nothing but its checkpoints, into ``keep``."""
+    """Trains and tests one classifier; writes nothing but its checkpoint, into ``run_dir``."""
     train, classifier = splits.train, config.classifier
     track = _labelled(track, f"{job.arm}, seed {job.seed} ({job.number} of {job.total})")
     context = ArmContext(job.seed, sampler, config.balance, track, gate.gate if gate else None)
@@ -229,11 +239,12 @@ def run_job(
         "train_fingerprint": train.fingerprint,
         "generator_fingerprint": sampler.fingerprint if sampler and setup.uses_generator else None,
         "gate_sha256": used_gate.gate.card.weights_sha256 if used_gate else None,
+        **{key: environment[key] for key in ("versions", "hardware", "commit", "dirty")},
     }
     checkpoint = None
-    if keep is not None:
-        identity = json.dumps([job.arm, job.seed, origin])
-        checkpoint = FitCheckpoint(_unfinished(keep, job.arm, job.seed), identity)
+    if run_dir is not None:
+        identity = training_identity(job, origin, setup.class_counts)
+        checkpoint = FitCheckpoint(unfinished_file(run_dir, job.arm, job.seed), identity)
     model, fit = fit_arm(
         setup, train, classifier, seed=job.seed, checkpoint=checkpoint, track=track
     )
@@ -265,7 +276,6 @@ def run_job(
         "val_fingerprint": splits.val.fingerprint,
         "test_fingerprint": splits.test.fingerprint,
         **origin,
-        **{key: environment[key] for key in ("versions", "hardware", "commit", "dirty")},
         "finished_at": datetime.now(UTC).isoformat(timespec="seconds"),
     }
     return JobResult(

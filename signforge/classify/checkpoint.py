@@ -23,7 +23,7 @@ MODEL, OPTIMIZER = "model", "optimizer"
 
 @dataclass(frozen=True)
 class FitProgress:
-    """How far a training has come. seconds: wall-clock, of all its lives together."""
+    """How far a training has come. seconds: wall-clock, of all its lives, up to their last save."""
 
     step: int = 0
     images: int = 0

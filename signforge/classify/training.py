@@ -6,6 +6,7 @@ The loop is one function without hooks; batch order, augmentation and any dropou
 
 import math
 import time
+import warnings
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence, Sized
 from contextlib import closing
 from dataclasses import dataclass
@@ -84,15 +85,16 @@ def fit_classifier(
     ending: the last of these steps; then only the last layer learns, and all others do what they
         do in evaluation mode. Learning rate and loss go on as they would without.
     checkpoint: written every so often and where ``track`` raises Stopped; a training that finds
-        one goes on from it, and ends with the very weights of one that was never cut short, but
-        for what items draw at random in worker processes. Whoever has kept the result deletes it.
+        one goes on from it, and ends on a CPU with the very weights of one that was never cut
+        short. For that, sampler and ``set_epoch`` must follow from the epoch alone, and items
+        must not draw at random in worker processes. Whoever has kept the result deletes it.
 
     AdamW with linear warm-up and cosine decay over all steps; the model ends up on
     ``config.device``, in training mode. The global random state is left as it was.
 
     Raises SignforgeError for an empty dataset, items of another kind, labels that the model has
     no output for, a loss that is not finite (before it reaches the weights), and a checkpoint
-    that cannot be read or written.
+    that cannot be read. Warns of one that cannot be written.
     """
     device = resolve_device(config.device)
     started = saved_at = time.perf_counter()
@@ -104,6 +106,9 @@ def fit_classifier(
     first_steps = config.steps - round(last.share * config.steps)
     begun_first = min(begun.step, first_steps)
     begun_last = begun.step - begun_first
+    # What the data sets show last is theirs to tell, also where no batch is left to draw.
+    _catch_up(dataset, sampler, begun_first, config)
+    _catch_up(last.dataset, last.sampler, begun_last, config)
     # Closed here, because an error's traceback would otherwise keep its worker processes alive.
     batches = _batches(dataset, sampler, config, seed, device, begun_first)
     last_seed = derive_seed(seed, _ENDING)
@@ -131,17 +136,30 @@ def fit_classifier(
                     loss=value,
                 )
                 if checkpoint and now - saved_at >= checkpoint.every_seconds:
-                    checkpoint.save(model, optimizer, progress)
-                    saved_at = now
+                    _save_if_possible(checkpoint, model, optimizer, progress)
+                    saved_at = time.perf_counter()
         except Stopped:
             if checkpoint:
-                checkpoint.save(model, optimizer, progress)
+                _save_if_possible(checkpoint, model, optimizer, progress)
             raise
         for parameter in frozen:
             parameter.requires_grad_(True)
         model.train()
     seconds = begun.seconds + time.perf_counter() - started
     return FitResult(seconds=seconds, images=progress.images, final_loss=progress.loss)
+
+
+def _save_if_possible(
+    checkpoint: FitCheckpoint,
+    model: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    progress: FitProgress,
+) -> None:
+    """A training that cannot be saved is still worth finishing: its result is much smaller."""
+    try:
+        checkpoint.save(model, optimizer, progress)
+    except SignforgeError as error:
+        warnings.warn(f"{error} The training goes on without a checkpoint.", stacklevel=3)
 
 
 def _train_step(
@@ -259,16 +277,29 @@ def _batches(
     while True:
         order.manual_seed(derive_seed(seed, _ORDER, epoch))
         workers.manual_seed(derive_seed(seed, _WORKERS, epoch))
-        for changing in (dataset, sampler):
-            set_epoch = getattr(changing, "set_epoch", None)
-            if set_epoch is not None:
-                set_epoch(epoch)
+        _set_epoch(dataset, sampler, epoch)
         for batch in loader:
             if isinstance(batch, str):
                 raise SignforgeError(batch)
             yield batch
         epoch += 1
         remaining.passed = 0
+
+
+def _set_epoch(dataset: Dataset[Any], sampler: Sampler[int] | None, epoch: int) -> None:
+    for changing in (dataset, sampler):
+        set_epoch = getattr(changing, "set_epoch", None)
+        if set_epoch is not None:
+            set_epoch(epoch)
+
+
+def _catch_up(
+    dataset: Dataset[Any], sampler: Sampler[int] | None, steps: int, config: ClassifierConfig
+) -> None:
+    """Brings both to the epoch of the last of so many ``steps``."""
+    if steps:
+        length = _length(dataset if sampler is None else sampler)
+        _set_epoch(dataset, sampler, (steps - 1) // max(1, length // config.batch_size))
 
 
 class _Remaining(Sampler[int]):

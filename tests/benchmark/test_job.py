@@ -14,7 +14,7 @@ from signforge.benchmark import job as job_module
 from signforge.benchmark.arms import ARMS, ArmContext, ArmSetup
 from signforge.benchmark.folder import read_rows
 from signforge.benchmark.job import JobDisplay, find_generator, run_main_job
-from signforge.benchmark.runner import GENERATOR, UNFINISHED, run_in_process
+from signforge.benchmark.runner import GENERATOR, run_in_process, unfinished_file
 from signforge.config import Config
 from signforge.data.images import LabeledImages
 from signforge.data.splits import PreparedSplits
@@ -331,7 +331,7 @@ def test_stopped_within_a_classifier(
         run_main_job(config, splits, tmp_path, display=display)
     assert seen == [0, 1]
     assert not (tmp_path / "rows.jsonl").exists()
-    assert [path.name for path in (tmp_path / UNFINISHED).iterdir()] == ["real-seed0.safetensors"]
+    assert unfinished_file(tmp_path, "real", 0).is_file()
     left: list[int] = []
 
     def track(items: Iterable[T], description: str, total: int) -> Iterator[T]:
@@ -341,7 +341,7 @@ def test_stopped_within_a_classifier(
     run_main_job(config, splits, tmp_path, display=JobDisplay(track=track))
     assert left[0] == config.classifier.steps - 2
     assert scores(tmp_path) == scores(finished)[:1]
-    assert not (tmp_path / UNFINISHED).exists()
+    assert not unfinished_file(tmp_path, "real", 0).exists()
 
 
 def test_what_an_executor_finished_is_kept_when_a_stop_comes(

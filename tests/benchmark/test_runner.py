@@ -16,10 +16,20 @@ from signforge.benchmark.folder import (
     read_rows,
     read_target,
 )
-from signforge.benchmark.runner import GATE, plan_jobs, run_benchmark, run_in_process
+from signforge.benchmark.runner import (
+    GATE,
+    Job,
+    plan_jobs,
+    run_benchmark,
+    run_in_process,
+    training_identity,
+    unfinished_file,
+)
 from signforge.config import load_config, validate
 from signforge.data.images import UNKNOWN_GROUP
+from signforge.environment import describe_environment
 from signforge.errors import SignforgeError
+from signforge.progress import Stopped
 
 MOMENTARY = (
     "classifier_seconds",
@@ -169,13 +179,80 @@ def test_a_finished_benchmark_runs_nothing_and_more_seeds_only_themselves(
 ):
     small = changed(changed(config, "benchmark.seeds", 1), "benchmark.arms", ["real"])
     first = run_benchmark(small, splits, None, tmp_path)
-    again = StopsAfter(0)
+    again, left = StopsAfter(0), unfinished_file(tmp_path, "real", 0)
+    left.write_bytes(b"left by a kill after the row was written")
     assert run_benchmark(small, splits, None, tmp_path, run_jobs=again) == first
+    assert not left.exists()
     more = StopsAfter(100)
     two = changed(config, "benchmark.arms", ["real", "synthetic"])
     rows = run_benchmark(two, splits, sampler, tmp_path, gan_seconds=12.5, run_jobs=more)
     assert more.ran == [("synthetic", 0), ("real", 1), ("synthetic", 1)]
     assert timeless(rows) == timeless(r for r in finished[1] if r["arm"] != "oversample")
+
+
+ORIGIN = {
+    "config_hash": "c",
+    "train_fingerprint": "t",
+    "generator_fingerprint": "g",
+    "gate_sha256": None,
+    "versions": {"torch": "2"},
+    "hardware": "cpu",
+    "commit": "0",
+    "dirty": False,
+}
+
+
+@pytest.mark.parametrize("key", ORIGIN)
+def test_a_training_of_another_origin_is_another(key):
+    job = Job("real", 0, 1, 2)
+    assert training_identity(job, ORIGIN, [3]) == training_identity(
+        Job("real", 0, 2, 3), ORIGIN, [3]
+    )
+    assert training_identity(job, {**ORIGIN, key: "x"}, [3]) != training_identity(job, ORIGIN, [3])
+
+
+@pytest.mark.parametrize("job", [Job("real", 1, 1, 2), Job("synthetic", 0, 1, 2)], ids=str)
+def test_another_classifier_is_another_training(job):
+    assert training_identity(job, ORIGIN, [3]) != training_identity(
+        Job("real", 0, 1, 2), ORIGIN, [3]
+    )
+
+
+def test_other_counts_are_another_training():
+    job = Job("synthetic", 0, 1, 2)
+    assert training_identity(job, ORIGIN, [3]) != training_identity(job, ORIGIN, [4])
+
+
+@pytest.mark.parametrize(("commit", "left"), [("a", 1), ("b", 3)])
+def test_a_stopped_classifier_goes_on_at_the_same_commit_only(
+    config, splits, sampler, finished, tmp_path, commit, left
+):
+    arm = changed(changed(config, "benchmark.arms", ["synthetic"]), "benchmark.seeds", 1)
+    steps, totals = arm.classifier.steps, []
+
+    def run(commit, stop_after=None):
+        def track(items, description, total):
+            fits = description.startswith("synthetic, seed 0") and total <= steps  # else drawing
+            totals.extend([total] * fits)
+            for number, item in enumerate(items, start=1):
+                yield item
+                if fits and number == stop_after:
+                    raise Stopped
+
+        environment = {**describe_environment(), "commit": commit}
+        return run_benchmark(
+            arm, splits, sampler, tmp_path, environment=environment, track=track, gan_seconds=12.5
+        )
+
+    with pytest.raises(Stopped):
+        run("a", stop_after=steps - 1)
+    totals.clear()
+    (row,) = run(commit)
+    assert steps == 3
+    assert totals[0] == left
+    assert row["commit"] == commit
+    (expected,) = (r for r in finished[1] if (r["arm"], r["seed"]) == ("synthetic", 0))
+    assert timeless([row]) == timeless([expected])
 
 
 def test_a_folder_with_other_rows_is_refused(finished, config, splits, sampler):

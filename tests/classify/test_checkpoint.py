@@ -147,6 +147,45 @@ def test_nothing_is_read_again(tmp_path: Path) -> None:
     assert first.read + second.read == whole.read
 
 
+@pytest.mark.parametrize("steps", [4, 5, 6, 9, STEPS])
+@pytest.mark.parametrize("share", [0.0, 0.5])
+def test_the_data_set_ends_at_its_last_epoch(tmp_path: Path, steps: int, share: float) -> None:
+    """What it then says of its samples is written into the row."""
+    checkpoint = FitCheckpoint(tmp_path / "part.safetensors", "x")
+
+    def fit(dataset: Seen, track: Track = no_progress) -> None:
+        ending = Ending(squares(32, seed=1), share=share) if share else None
+        model = convolutional()
+        fit_classifier(
+            model,
+            dataset,
+            config=config(),
+            seed=1,
+            ending=ending,
+            checkpoint=checkpoint,
+            track=track,
+        )
+
+    first, second = Seen(40), Seen(40)
+    with pytest.raises(Stopped):
+        fit(first, stop_after(steps))
+    fit(second)
+    assert second.epoch == (4 if share == 0 else 2)  # of two batches each
+
+
+def test_one_that_cannot_be_written_does_not_end_the_training(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    checkpoint = FitCheckpoint(tmp_path / "file/part.safetensors", "x", every_seconds=0.0)
+    make, fit = VARIANTS["fp32"]
+    whole, model = make(), make()
+    fit(whole)
+    with pytest.warns(UserWarning, match=r"part\.safetensors.* goes on without a checkpoint\.$"):
+        fit(model, checkpoint=checkpoint)
+    assert all(torch.equal(model.state_dict()[k], v) for k, v in whole.state_dict().items())
+    with pytest.raises(Stopped), pytest.warns(UserWarning, match="without a checkpoint"):
+        fit(make(), checkpoint=checkpoint, track=stop_after(2))
+
+
 def test_what_is_left_is_told(tmp_path: Path) -> None:
     checkpoint, totals = FitCheckpoint(tmp_path / "part.safetensors", "x"), []
 
@@ -195,12 +234,23 @@ def test_another_training_begins_anew(tmp_path: Path) -> None:
     assert path.read_bytes() != before
 
 
-@pytest.mark.parametrize("after", [b"", b'"sha256":"', b'"dtype":"', b"}}"])
-def test_one_flipped_byte_is_one_sentence(tmp_path: Path, after: bytes) -> None:
-    """Of the header's length, the hash, a tensor's type, a weight."""
+@pytest.mark.parametrize(
+    "place",
+    [
+        lambda _content: 0,
+        lambda content: content.index(b'"sha256":"') + 10,
+        lambda content: content.index(b'"dtype":"') + 9,
+        lambda content: 8 + int.from_bytes(content[:8], "little"),
+        lambda _content: -1,
+    ],
+    ids=["length of the header", "hash", "type", "first weight", "last weight"],
+)
+def test_one_flipped_byte_is_one_sentence(
+    tmp_path: Path, place: Callable[[bytearray], int]
+) -> None:
     checkpoint = cut_short(tmp_path / "part.safetensors")
     content = bytearray(checkpoint.path.read_bytes())
-    content[content.index(after) + len(after)] ^= 1
+    content[place(content)] ^= 1
     checkpoint.path.write_bytes(content)
     make, fit = VARIANTS["fp32"]
     with pytest.raises(SignforgeError, match=r"part\.safetensors cannot .*; delete it to train"):
