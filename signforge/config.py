@@ -36,7 +36,7 @@ class DataConfig(Section):
     """Share of training images held out by whole groups for validation, if the source has none."""
     test_fraction: float = Field(0.2, gt=0, lt=1)
     """The same for test, for sources that come without a test split."""
-    split_seed: int = 0
+    split_seed: int = Field(0, ge=0, lt=2**32)
     imbalance_ratio: float | None = Field(None, ge=1)
     """Cuts training to an exponential long tail of this n_max / n_min, by whole groups."""
     demo_scale: float = Field(0.1, gt=0, le=1)
@@ -121,7 +121,7 @@ class GanConfig(Section):
     """Where metrics go beside metrics.jsonl; needs the extra ``signforge[trackers]``."""
     compile: bool = False
     """``torch.compile`` for both networks; pays on GPUs and for long runs."""
-    seed: int = 0
+    seed: int = Field(0, ge=0, lt=2**32)
     precision: Literal["auto", "fp32", "bf16"] = "auto"
     """``auto`` is bf16 autocast where the hardware multiplies bf16 natively."""
     device: str = "auto"
@@ -139,7 +139,7 @@ class BalanceConfig(Section):
     gate_tau: float = Field(0.5, ge=0, lt=1)
     """A synthetic image is kept if a classifier of real images gives its class this probability;
     0 keeps all and trains no such classifier."""
-    gate_folds: int = Field(2, ge=2)
+    gate_folds: int = Field(2, ge=2, le=64)
     """Classifiers of the gate, each blind to one of so many parts of the groups."""
     gate_steps: int = Field(600, ge=1)
     """Optimizer steps of each of the gate's classifiers."""
@@ -182,7 +182,7 @@ class BenchmarkConfig(Section):
     )
     seeds: int = Field(3, ge=1)
     """Number of paired repetitions; seed s uses the same initial weights in every arm."""
-    first_seed: int = 0
+    first_seed: int = Field(0, ge=0, lt=2**31)
     extractor_steps: int = Field(800, ge=1)
     """Optimizer steps of the classifier behind Frechet distance and label agreement."""
     cas_steps: int | None = Field(None, ge=0)
@@ -271,7 +271,7 @@ def parse_override(text: str) -> tuple[str, Any]:
         raise SignforgeError(f"--set {text}: write section.key=value, such as gan.seed=1.")
     try:
         return key.strip(), yaml.safe_load(value)
-    except yaml.YAMLError:
+    except (yaml.YAMLError, ValueError):  # ValueError: a date that is none
         raise SignforgeError(f"--set {text}: {value!r} is not a YAML value.") from None
 
 

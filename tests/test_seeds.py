@@ -1,3 +1,5 @@
+import numpy as np
+import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
@@ -35,3 +37,10 @@ def test_steps_of_one_run_differ_in_the_bits_that_torch_reads():
         for step in range(20)
     }
     assert len(firsts) == 400
+
+
+def test_an_integer_of_any_type_is_that_integer():
+    assert derive_seed(np.int64(3), np.uint8(0)) == derive_seed(3, 0)
+    assert derive_seed(True) == derive_seed(1)
+    with pytest.raises(TypeError):
+        derive_seed(1.5)

@@ -8,6 +8,7 @@ import operator
 import os
 import warnings
 from collections.abc import Callable, Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal, TypeAlias, get_args
 
@@ -180,7 +181,7 @@ class SyntheticBalancedDataset(Dataset[tuple[Any, ...]]):
         shown = self._pool.labels[self._pool.substitutes >= 0]
         return torch.bincount(shown, minlength=self.num_classes)
 
-    @property
+    @cached_property
     def targets(self) -> list[int]:
         """The label of every item, real and synthetic."""
         labels: list[int] = self._labels.tolist()

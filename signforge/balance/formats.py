@@ -116,6 +116,8 @@ def detect_form(items: Sequence[Sequence[Any]]) -> ItemForm:
 
 def same_image(one: Any, other: Any) -> bool:
     """Whether two images of one form are equal in every pixel."""
+    if isinstance(one, Tensor) and isinstance(other, Tensor):
+        return torch.equal(one, other)  # also of types that numpy lacks, such as bfloat16
     a, b = np.asarray(one), np.asarray(other)
     return a.shape == b.shape and bool((a == b).all())
 

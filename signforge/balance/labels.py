@@ -16,6 +16,7 @@ from signforge.errors import SignforgeError
 from signforge.progress import Track, no_progress
 
 _SPOT_CHECKS = 8
+_CLASSES_CHECKED = 100
 
 
 def find_labels(
@@ -27,11 +28,12 @@ def find_labels(
     """The label of every item of ``dataset``: int64 (N,), all >= 0.
 
     Taken from ``labels``; else from ``targets``, ``_samples``, ``samples`` or ``labels`` of the
-    data set, through Subset, ConcatDataset and TensorDataset; else by reading every item once.
+    data set, through Subset, ConcatDataset and TensorDataset; else, and where something such as a
+    ``target_transform`` changes what is kept there, by reading every item once.
 
     Raises SignforgeError if ``labels`` has another length or holds something other than
-    integers, if a few items (first, last, some between) carry other labels than those found, or
-    if items are not (image, label).
+    integers, if a few items (first, last, some between, one of each class up to 100 classes) carry
+    other labels than those found, or if items are not (image, label).
     """
     n = _length(dataset)
     if labels is not None:
@@ -49,7 +51,7 @@ def find_labels(
         items = track(range(n), "Reading labels", n)
         found = torch.tensor([item_label(dataset[i], i) for i in items], dtype=torch.int64)
     else:
-        for index in spot_indices(n):
+        for index in sorted({*spot_indices(n), *_first_of_each_class(found)}):
             actual = item_label(dataset[index], index)
             if actual != int(found[index]):
                 raise SignforgeError(
@@ -108,7 +110,26 @@ def _length(dataset: Dataset[Any]) -> int:
         ) from None
 
 
+def _first_of_each_class(labels: Tensor) -> list[int]:
+    """At most 100 indices."""
+    order = labels.argsort(stable=True)
+    ordered = labels[order]
+    first = torch.ones(len(labels), dtype=torch.bool)
+    first[1:] = ordered[1:] != ordered[:-1]
+    return order[first][:_CLASSES_CHECKED].tolist()
+
+
+def _changes_items(dataset: Dataset[Any]) -> bool:
+    """Whether items may carry other labels than the data set, or what it wraps, keeps."""
+    if getattr(dataset, "target_transform", None) is not None:
+        return True
+    wrappers = [kind for kind in (Subset, ConcatDataset) if isinstance(dataset, kind)]
+    return any(type(dataset).__getitem__ is not kind.__getitem__ for kind in wrappers)
+
+
 def _stored_labels(dataset: Dataset[Any], n: int) -> tuple[str, Tensor | None]:
+    if _changes_items(dataset):
+        return "", None
     if isinstance(dataset, Subset):
         origin, inner = _stored_labels(dataset.dataset, _length(dataset.dataset))
         rows = torch.tensor(list(dataset.indices), dtype=torch.int64)
@@ -156,7 +177,7 @@ def _as_labels(values: object) -> Tensor | None:
 
 
 def _as_int(value: object) -> int | None:
-    if isinstance(value, bool):
+    if isinstance(value, bool) or getattr(value, "ndim", 0) != 0:  # (1,) would not collate with int
         return None
     try:
         return operator.index(value)  # type: ignore[arg-type]

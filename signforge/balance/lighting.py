@@ -21,6 +21,8 @@ Relight: TypeAlias = Callable[[Tensor, int], Tensor]
 
 WEAKEST, STRONGEST = 0.2, 8.0
 """Limits of the change in contrast: beyond, an image is flat, or nothing but amplified noise."""
+CHUNK = 1024
+"""Images at a time: as floats, they take four times as much room."""
 
 
 @dataclass(frozen=True)
@@ -66,6 +68,11 @@ def relit(images: Tensor, means: Tensor, stds: Tensor) -> Tensor:
 
     images: uint8 (N, 3, H, W). means, stds: float32 (N,). All channels are scaled alike.
     """
+    parts = zip(*(torch.split(whole, CHUNK) for whole in (images, means, stds)), strict=True)
+    return torch.cat([_relit(*part) for part in parts])
+
+
+def _relit(images: Tensor, means: Tensor, stds: Tensor) -> Tensor:
     own_means, own_stds = _light(images)
     contrast = (stds / own_stds.clamp_min(1.0)).clamp(WEAKEST, STRONGEST)
     centred = images.float() - own_means[:, None, None, None]
@@ -92,5 +99,9 @@ def checked_relit(images: object, before: Tensor) -> Tensor:
 
 def _light(images: Tensor) -> tuple[Tensor, Tensor]:
     """Mean and standard deviation of the luminance of each image: float32 (N,) twice."""
-    luminance = images.float().mean(1).flatten(1)
-    return luminance.mean(1), luminance.std(1, correction=0)
+    means, stds = [], []
+    for part in torch.split(images, CHUNK):
+        luminance = part.float().mean(1).flatten(1)
+        means.append(luminance.mean(1))
+        stds.append(luminance.std(1, correction=0))
+    return torch.cat(means), torch.cat(stds)

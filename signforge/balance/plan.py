@@ -125,6 +125,25 @@ class BalancePlan(Section):
             if decision.remedy != "nothing"
         }
 
+    def with_counts(self, counts: Tensor, real_counts: Tensor) -> Self:
+        """The same remedies up to other counts, int64 (C,) as ``real_counts`` are.
+
+        A class that nothing is added to gets the remedy "nothing".
+        """
+        decisions = [
+            decision.model_copy(
+                update={
+                    "count": count,
+                    "real_count": real,
+                    "remedy": decision.remedy if count > real else "nothing",
+                }
+            )
+            for decision, count, real in zip(
+                self.decisions, counts.tolist(), real_counts.tolist(), strict=True
+            )
+        ]
+        return self.model_copy(update={"decisions": tuple(decisions)})
+
     def oversampled(self) -> Tensor:
         """Whether a class is filled up with real images instead of samples: bool (C,)."""
         remedies = [decision.remedy == "oversample" for decision in self.decisions]

@@ -19,6 +19,7 @@ from torch import Tensor
 from signforge.balance.plan import POLICIES as POLICIES
 from signforge.balance.plan import BalancePlan, as_plan
 from signforge.errors import SignforgeError
+from signforge.files import sha256
 
 Counts: TypeAlias = Mapping[str, int] | Mapping[int, int] | Mapping[str | int, int]
 SamplingStrategy: TypeAlias = (
@@ -87,6 +88,17 @@ def resolve_sampling_strategy(
         for target, limit in zip(targets, most, strict=True)
     ]
     return torch.tensor(capped, dtype=torch.int64)
+
+
+def strategy_file_sha256(strategy: object) -> str | None:
+    """Of the content, where ``strategy`` is the path of a file of counts or of a plan; else None.
+
+    What decides the counts is the content; the same path may hold another one tomorrow.
+    Raises SignforgeError for a file that cannot be read.
+    """
+    if not isinstance(strategy, (str, Path)) or strategy in POLICIES:
+        return None
+    return sha256(_read_text(strategy).encode())
 
 
 def describe_class(label: int, class_names: Sequence[str]) -> str:
@@ -219,9 +231,9 @@ def _count(value: object, shown: str, origin: str) -> int:
     return count
 
 
-def _read_yaml(path: str | Path) -> Mapping[object, object]:
+def _read_text(path: str | Path) -> str:
     try:
-        text = Path(path).read_text(encoding="utf-8")
+        return Path(path).read_text(encoding="utf-8")
     except UnicodeDecodeError:
         raise SignforgeError(f"sampling_strategy file {path} is not UTF-8 text.") from None
     except (OSError, ValueError):
@@ -229,9 +241,12 @@ def _read_yaml(path: str | Path) -> Mapping[object, object]:
             f"sampling_strategy {str(path)!r} is neither one of {', '.join(POLICIES)} nor a YAML "
             "file that can be read."
         ) from None
+
+
+def _read_yaml(path: str | Path) -> Mapping[object, object]:
     try:
-        values = yaml.safe_load(text)
-    except yaml.YAMLError as error:
+        values = yaml.safe_load(_read_text(path))
+    except (yaml.YAMLError, ValueError) as error:  # ValueError: a date that is none
         raise SignforgeError(
             f"sampling_strategy file {path} is not valid YAML: {' '.join(str(error).split())}"
         ) from None

@@ -17,6 +17,7 @@ from torch.utils.data import Dataset, Sampler
 from signforge.balance.dataset import SyntheticBalancedDataset, ThirdElement
 from signforge.balance.gate import Gate
 from signforge.balance.lighting import BorrowedLight, Relight
+from signforge.balance.plan import as_plan
 from signforge.balance.real_sampler import RealImageSampler
 from signforge.balance.relit_images import RelitImages
 from signforge.balance.strategy import SamplingStrategy, resolve_sampling_strategy
@@ -244,11 +245,19 @@ def _filled(
             "A synthetic arm draws its images from a generator and none was given; pass one, or "
             "leave the arm out."
         )
-    strategy: SamplingStrategy = context.balance.sampling_strategy
     share = context.balance.max_synthetic_fraction
+    plan = as_plan(context.balance.sampling_strategy)
+    if plan is not None and isinstance(context.sampler, RealImageSampler):
+        plan = plan.model_copy(update={"generator_fingerprint": None})  # it was made for samples
+    strategy: SamplingStrategy = plan or context.balance.sampling_strategy
     if tenth:
         # The share has capped what is missing already.
-        strategy, share = dict(enumerate(_tenth_of_missing(train, context).tolist())), 1.0
+        counts, share = _tenth_of_missing(train, context), 1.0
+        strategy = (
+            plan.with_counts(counts, train.class_counts)
+            if plan is not None
+            else dict(enumerate(counts.tolist()))
+        )
     dataset = SyntheticBalancedDataset(
         train,
         context.sampler,

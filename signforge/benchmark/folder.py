@@ -25,6 +25,9 @@ from signforge.files import write_atomically
 Row = dict[str, Any]
 Labels = npt.NDArray[np.int16]
 Groups = npt.NDArray[np.int64]
+STRATEGY_SHA256 = "sampling_strategy_sha256"
+"""Key of dataset.json, where balance.sampling_strategy is the path of a file."""
+MOST_CLASSES = np.iinfo(np.int16).max
 Kind = TypeVar("Kind", np.int16, np.int64)
 FREE_KEYS = (
     "benchmark.arms",
@@ -223,6 +226,12 @@ def _compare_dataset(run_dir: Path, dataset: Mapping[str, Any]) -> None:
                 f"{run_dir} holds rows of another data set: the {split} split differs; "
                 "choose another folder."
             )
+    then, now = before.get(STRATEGY_SHA256), dataset.get(STRATEGY_SHA256)
+    if then and now and then != now:
+        raise SignforgeError(
+            f"{run_dir} holds rows made with another content of the file that "
+            "balance.sampling_strategy names; choose another folder."
+        )
     then, now = before["generator"], dataset["generator"]
     if then and now and then["fingerprint"] != now["fingerprint"]:
         raise SignforgeError(

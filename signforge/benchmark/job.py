@@ -9,6 +9,7 @@ from typing import TypeVar
 import torch
 from torch import Tensor
 
+from signforge.balance.strategy import resolve_sampling_strategy
 from signforge.benchmark.arm_selection import (
     arms_within,
     needs_cosines,
@@ -17,7 +18,7 @@ from signforge.benchmark.arm_selection import (
 )
 from signforge.benchmark.arms import ARMS, Arm
 from signforge.benchmark.fidelity import EXTRACTOR, measure_fidelity
-from signforge.benchmark.folder import Row
+from signforge.benchmark.folder import MOST_CLASSES, Row
 from signforge.benchmark.gallery import most_changed, save_gallery
 from signforge.benchmark.report import write_summary
 from signforge.benchmark.runner import GATE, GENERATOR, Executor, check_generator, run_benchmark
@@ -172,6 +173,17 @@ def _refuse_early(config: Config, splits: PreparedSplits, arms: Mapping[str, Arm
             "A benchmark compares classifiers, which takes at least two classes; name more in "
             "data.classes, or use `signforge train-cgan` for one class."
         )
+    if splits.train.num_classes > MOST_CLASSES:
+        raise SignforgeError(
+            f"Predictions are kept for {MOST_CLASSES:,} classes at most, not "
+            f"{splits.train.num_classes:,}; name fewer in data.classes."
+        )
+    resolve_sampling_strategy(
+        config.balance.sampling_strategy,
+        splits.train.class_counts,
+        class_names=splits.train.class_names,
+        max_synthetic_fraction=config.balance.max_synthetic_fraction,
+    )
     build_classifier(
         config.classifier.name,
         num_classes=splits.train.num_classes,

@@ -19,7 +19,11 @@ from signforge.balance.dataset import SyntheticBalancedDataset
 from signforge.balance.decision import BASELINE, ValidationGroups, decide
 from signforge.balance.gate import Gate
 from signforge.balance.plan import BalancePlan, PlanProtocol, as_plan
-from signforge.balance.strategy import SamplingStrategy, resolve_sampling_strategy
+from signforge.balance.strategy import (
+    SamplingStrategy,
+    resolve_sampling_strategy,
+    strategy_file_sha256,
+)
 from signforge.benchmark.arms import ArmContext, ArmSetup, oversample, real
 from signforge.benchmark.folder import Row
 from signforge.benchmark.gate import kept_gate
@@ -283,7 +287,10 @@ def _targets(train: LabeledImages, balance: BalanceConfig) -> Tensor:
 
 
 def _target_settings(balance: BalanceConfig) -> dict[str, Any]:
-    return balance.model_dump(mode="json", include={"sampling_strategy", "max_synthetic_fraction"})
+    keys = {"sampling_strategy", "max_synthetic_fraction"}
+    settings = balance.model_dump(mode="json", include=keys)
+    content = strategy_file_sha256(balance.sampling_strategy)
+    return settings if content is None else {**settings, "sampling_strategy_sha256": content}
 
 
 def _gate_settings(balance: BalanceConfig) -> dict[str, Any]:

@@ -18,12 +18,14 @@ import numpy as np
 from torch import Tensor
 
 from signforge.balance.dataset import SyntheticBalancedDataset
+from signforge.balance.strategy import strategy_file_sha256
 from signforge.benchmark.arm_selection import may_use_gate, needs_generator, select_arms
 from signforge.benchmark.arms import ARMS, Arm, ArmContext, ArmSetup
 from signforge.benchmark.clusters import Split
 from signforge.benchmark.description import describe_dataset, with_gate
 from signforge.benchmark.fitting import fit_arm
 from signforge.benchmark.folder import (
+    STRATEGY_SHA256,
     Labels,
     Row,
     append_row,
@@ -130,6 +132,9 @@ def run_benchmark(
         check_generator(sampler, splits.train)
     environment = environment or describe_environment()
     dataset = describe_dataset(splits, sampler, gan_seconds)
+    strategy_sha256 = strategy_file_sha256(config.balance.sampling_strategy)
+    if strategy_sha256:
+        dataset[STRATEGY_SHA256] = strategy_sha256
     open_run(run_dir, config, dataset, environment, command)
     _write_truth(run_dir, splits.test, "test")
     _write_truth(run_dir, splits.val, "val")
@@ -294,10 +299,16 @@ def _with_own_hardware(job: Job, *, work: Work) -> JobResult:
 
 def check_generator(sampler: ClassConditionalSampler, train: LabeledImages) -> None:
     """Raises SignforgeError where the generator draws other classes or sizes than ``train``'s."""
-    if tuple(sampler.class_names) != train.class_names:
+    if sampler.num_classes != train.num_classes:
         raise SignforgeError(
-            f"The generator's {sampler.num_classes} classes are not the data's "
-            f"{train.num_classes}: their names differ; use a generator trained on these classes."
+            f"The generator draws {sampler.num_classes} classes, the data have "
+            f"{train.num_classes}; use a generator trained on these classes."
+        )
+    names = tuple(sampler.class_names)
+    if names and names != train.class_names:
+        raise SignforgeError(
+            f"The generator's {sampler.num_classes} classes are not the data's: their names "
+            "differ; use a generator trained on these classes."
         )
     if sampler.resolution != train.resolution:
         raise SignforgeError(

@@ -284,12 +284,20 @@ def summarise(
 
 
 def _best_on_validation(of_arm: Mapping[str, Sequence[Row]], *, uses_generator: bool) -> str | None:
-    """The arm besides ``real`` with the highest validation macro accuracy, over common seeds."""
+    """The arm besides ``real`` with the highest validation macro accuracy, over common seeds.
+
+    Arms that share seeds with ``real`` go before others, which nothing can be said of.
+    """
     chosen = {
         arm: found
         for arm, found in of_arm.items()
         if arm != BASELINE and _uses_generator(found) == uses_generator
     }
+    real_seeds = {row["seed"] for row in of_arm.get(BASELINE, ())}
+    paired = {
+        arm: [row for row in found if row["seed"] in real_seeds] for arm, found in chosen.items()
+    }
+    chosen = {arm: found for arm, found in paired.items() if found} or chosen
     if not chosen:
         return None
     # An arm with more seeds than others must not win by seeds that were easy.

@@ -58,7 +58,9 @@ def verdict(cheap: Contender | None, generative: Contender | None) -> str:
     if generative is None or generative not in winners:
         return f"Use `{winners[0].arm}`: {_over_real(winners[0])}{_against(generative)}."
     over_cheap = generative.over_cheap
-    if cheap in winners and (over_cheap is None or over_cheap.direction <= 0):
+    if cheap in winners and (
+        over_cheap is None or over_cheap.seeds == 1 or over_cheap.direction <= 0
+    ):
         return f"Use `{winners[0].arm}`: {_over_real(winners[0])}{_against(generative)}."
     if cheap is None or over_cheap is None:
         return f"Use `{generative.arm}`: {_over_real(generative)}."

@@ -213,7 +213,8 @@ def predict_logits(
     """float32 (N, C) on the CPU for uint8 (N, 3, R, R), with ``model`` where and as it is.
 
     Runs in evaluation mode without gradients; the model's mode is put back.
-    Raises SignforgeError for no images and for images of another kind or resolution.
+    Raises SignforgeError for no images, for images of another kind or resolution, and for logits
+    that are not finite: their argmax would be class 0.
     """
     if len(images) == 0:
         raise SignforgeError("There is no image to classify.")
@@ -229,7 +230,13 @@ def predict_logits(
             logits = model(batch.contiguous(memory_format=torch.channels_last))
             rows.append(logits.float().cpu())
     model.train(was_training)
-    return torch.cat(rows)
+    found = torch.cat(rows)
+    if not bool(found.isfinite().all()):
+        raise SignforgeError(
+            "The classifier gives logits that are not finite: its weights have overflowed; lower "
+            "classifier.learning_rate."
+        )
+    return found
 
 
 def learning_rate(step: int, config: ClassifierConfig) -> float:

@@ -72,7 +72,7 @@ class LabeledImages(Dataset[tuple[Tensor, int]]):
         """Height of an image in pixels (images are square)."""
         return self.images.shape[-2]
 
-    @property
+    @cached_property
     def targets(self) -> list[int]:
         """Labels under the name that torchvision's data sets use."""
         labels: list[int] = self.labels.tolist()

@@ -9,7 +9,6 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torchmetrics.functional.classification import multiclass_recall
 
 from signforge.data.splits import shot_group
 from signforge.errors import SignforgeError
@@ -72,7 +71,7 @@ def per_class_recall(preds: Tensor, target: Tensor, num_classes: int) -> Tensor:
     """float64 (C,): the share of each class in ``target`` that ``preds`` got right.
 
     preds, target: int64 (N,). Raises SignforgeError for different shapes, values outside 0..C-1,
-    and classes absent from ``target``: torchmetrics would silently count those as 0.
+    and classes absent from ``target``, whose recall nobody knows.
     """
     if preds.shape != target.shape or target.ndim != 1 or len(target) == 0:
         raise SignforgeError(
@@ -92,7 +91,5 @@ def per_class_recall(preds: Tensor, target: Tensor, num_classes: int) -> Tensor:
             f"No image of class {', '.join(map(str, absent))} to evaluate on: a mean over classes "
             "would not count it; evaluate on images of every class."
         )
-    recall = multiclass_recall(preds, target, num_classes=num_classes, average=None)
-    # torchmetrics divides in float32; the numerators are whole numbers, so this gets them back.
-    hits = (recall.double() * counts).round()
-    return hits / counts
+    hits = torch.bincount(target[preds == target], minlength=num_classes)
+    return hits.double() / counts

@@ -273,17 +273,20 @@ def same_labels(images: LabeledImages, class_counts: Tensor, rng: torch.Generato
     return torch.cat(chosen)
 
 
-def proportional_counts(class_counts: Tensor, total: int) -> Tensor:
+def proportional_counts(class_counts: Tensor, total: int, *, at_least_one: bool = False) -> Tensor:
     """int64 (C,) that sum to ``total`` in the proportions of int64 (C,) ``class_counts``.
 
-    Largest remainders, so ``total`` = sum of the counts gives them back. Raises SignforgeError
-    where a class that has images would get none.
+    Largest remainders, so ``total`` = sum of the counts gives them back. A class that has images
+    and would get none gets one ``at_least_one``, beyond ``total``; else a SignforgeError is raised.
     """
     exact = class_counts.double() * (total / int(class_counts.sum()))
     counts = exact.floor().long()
     largest = (exact - counts).argsort(descending=True, stable=True)
     counts[largest[: total - int(counts.sum())]] += 1
-    if bool(((counts == 0) & (class_counts > 0)).any()):
+    forgotten = (counts == 0) & (class_counts > 0)
+    if at_least_one:
+        counts = counts + forgotten
+    elif bool(forgotten.any()):
         raise SignforgeError(
             f"{total} images are too few for every class in these proportions; ask for more."
         )

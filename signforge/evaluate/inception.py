@@ -145,11 +145,12 @@ def inception_report(
 ) -> InceptionReport:
     """Samples, and training images as the floor, against ``reference``, as in ``fidelity_report``.
 
-    most: images a side; fewer than the reference has are taken in its own proportions of classes.
-
-    Raises SignforgeError where ``most`` leaves a class without images.
+    most: images a side; fewer than the reference has are taken in its own proportions of classes,
+        and one more of each class that would get none.
     """
-    counts = proportional_counts(reference.class_counts, min(most, len(reference)))
+    counts = proportional_counts(
+        reference.class_counts, min(most, len(reference)), at_least_one=True
+    )
     rng = torch.Generator().manual_seed(derive_seed(seed, 2))
     rows = same_labels(reference, counts, rng)
     labels = reference.labels[rows]

@@ -4,7 +4,7 @@ import torch
 from PIL import Image
 from torchvision.transforms import functional as TF
 
-from signforge.balance.formats import detect_form
+from signforge.balance.formats import detect_form, same_image
 from signforge.errors import SignforgeError
 
 PIXELS = torch.randint(0, 256, (3, 6, 5), dtype=torch.uint8, generator=torch.Generator())
@@ -78,3 +78,12 @@ def test_forms_that_cannot_be_matched(image, message):
 def test_items_of_different_forms():
     with pytest.raises(SignforgeError, match="as PIL with int labels and as uint8 tensor with int"):
         detect_form([(Image.new("RGB", (4, 4)), 0), (PIXELS, 1)])
+
+
+@pytest.mark.parametrize("dtype", [torch.uint8, torch.float32, torch.bfloat16])
+def test_tensors_of_any_type_are_compared(dtype):
+    image = PIXELS.to(dtype)
+    other = image.clone()
+    assert same_image(image, other)
+    other[0, 0, 0] += 2
+    assert not same_image(image, other)

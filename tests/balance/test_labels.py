@@ -45,7 +45,7 @@ def test_stored_labels_are_found_without_reading_all(attribute, values):
     found = find_labels(data)
     assert found.dtype == torch.int64
     assert found.tolist() == LABELS
-    assert data.reads == len(spot_indices(12)) < 12
+    assert data.reads == len({*spot_indices(12), 0, 1, 2}) < 12  # and the first of each class
 
 
 @pytest.mark.parametrize(
@@ -149,3 +149,40 @@ def test_spot_indices(n):
     indices = spot_indices(n)
     assert len(indices) == min(n, 8) == len(set(indices))
     assert indices[:1] + indices[-1:] == ([0, n - 1] if n else [])
+
+
+class Remapped(Subset):
+    """A part whose items have other labels than those that it wraps."""
+
+    def __getitem__(self, index):
+        image, label = super().__getitem__(index)
+        return image, {0: 0, 1: 0, 2: 2}[label]
+
+    def __getitems__(self, indices):
+        return [self[index] for index in indices]
+
+
+@pytest.mark.parametrize("kind", ["target_transform", "subset"])
+def test_labels_that_items_get_only_when_they_are_read_are_read(kind):
+    """Also where only a class that no spot check sees is another."""
+    labels = [0] * 400 + [1] + [0] * 400 + [2]
+    wanted = [0] * 801 + [2]
+    if kind == "subset":
+        data = Remapped(Plain("targets", labels, labels), range(802))
+    else:
+        data = Plain("targets", labels, wanted)
+        data.target_transform = {0: 0, 1: 0, 2: 2}.get
+    assert find_labels(data).tolist() == wanted
+
+
+def test_one_item_of_each_class_is_looked_at():
+    stored = [0] * 400 + [1] * 2 + [0] * 400
+    with pytest.raises(SignforgeError, match=r"says that item 400 has label 1, .* itself has 0"):
+        find_labels(Plain("targets", stored, [0] * 802))
+
+
+def test_a_label_of_one_number_in_a_list_is_no_label():
+    """It would not collate with the labels of synthetic items, which are numbers."""
+    labels = torch.tensor(LABELS)[:, None]
+    with pytest.raises(SignforgeError, match="which is not an integer"):
+        find_labels(TensorDataset(torch.zeros(12, 3, 4, 4, dtype=torch.uint8), labels))

@@ -4,6 +4,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from signforge.balance import lighting
 from signforge.balance.dataset import SyntheticBalancedDataset
 from signforge.balance.lighting import STRONGEST, BorrowedLight, relit
 from signforge.errors import SignforgeError
@@ -133,3 +134,14 @@ def test_what_lights_must_return_images(make_real, make_sampler, wrong):
 
     with pytest.raises(SignforgeError, match="relight must return uint8 images of shape"):
         SyntheticBalancedDataset(make_real(), make_sampler(), relight=broken)
+
+
+def test_many_images_are_lit_as_each_alone_would_be(monkeypatch):
+    images = noise(10, 0, 256)
+    means, stds = torch.linspace(50, 200, 10), torch.linspace(5, 60, 10)
+    whole, light = relit(images, means, stds), BorrowedLight.of(images, torch.arange(10) % 2)
+    monkeypatch.setattr(lighting, "CHUNK", 3)
+    assert torch.equal(relit(images, means, stds), whole)
+    again = BorrowedLight.of(images, torch.arange(10) % 2)
+    assert torch.equal(again.means, light.means)
+    assert torch.equal(again.stds, light.stds)

@@ -7,7 +7,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from signforge.balance.plan import BalancePlan, ClassDecision
-from signforge.balance.strategy import describe_class, resolve_sampling_strategy
+from signforge.balance.strategy import (
+    describe_class,
+    resolve_sampling_strategy,
+    strategy_file_sha256,
+)
 from signforge.errors import SignforgeError
 
 NAMES = ("stop", "yield", "no entry")
@@ -228,3 +232,30 @@ def test_a_plan_goes_by_class_and_not_by_name():
         )
     ]
     assert resolve(BalancePlan(decisions=tuple(decisions)), (5, 5, 5), names) == [5, 7, 9]
+
+
+def test_a_plan_up_to_other_counts_keeps_its_remedies():
+    counts, real = torch.tensor([107, 262, 5000]), torch.tensor([64, 262, 5000])
+    plan = PLAN.with_counts(counts, real)
+    assert [d.remedy for d in plan.decisions] == ["synthetic", "nothing", "nothing"]
+    assert resolve(plan, tuple(real.tolist())) == counts.tolist()
+    assert BalancePlan.model_validate(plan.model_dump()) == plan
+
+
+def test_a_file_is_known_by_its_content(tmp_path: Path):
+    file = tmp_path / "counts.yaml"
+    file.write_text("stop: 100\n")
+    before = strategy_file_sha256(str(file))
+    assert strategy_file_sha256(file) == before
+    file.write_text("stop: 200\n")
+    assert strategy_file_sha256(file) != before
+    assert [strategy_file_sha256(no_file) for no_file in ("auto", 0.5, {0: 9}, PLAN)] == [None] * 4
+    with pytest.raises(SignforgeError, match="nor a YAML file that can be read"):
+        strategy_file_sha256(tmp_path / "none.yaml")
+
+
+def test_a_date_that_is_none_is_one_sentence(tmp_path: Path):
+    file = tmp_path / "counts.yaml"
+    file.write_text("stop: 2020-13-45\n")
+    with pytest.raises(SignforgeError, match="is not valid YAML: month must be in"):
+        resolve(file)

@@ -4,6 +4,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+from signforge.balance.plan import BalancePlan, ClassDecision
 from signforge.benchmark.arm_selection import (
     may_use_gate,
     needs_cosines,
@@ -247,3 +248,33 @@ def test_a_users_own_arm_is_one_more_function(splits):
         "real": ARMS["real"],
     }
     assert "halved" not in ARMS
+
+
+@pytest.fixture
+def plan_file(splits, sampler, tmp_path):
+    """Class 1 is to be oversampled, class 3 filled up with samples, the others left alone."""
+    remedies = {1: ("oversample", 120), 3: ("synthetic", 106)}
+    decisions = []
+    for label, name in enumerate(splits.train.class_names):
+        real = int(splits.train.class_counts[label])
+        remedy, count = remedies.get(label, ("nothing", real))
+        decisions.append(ClassDecision(name=name, remedy=remedy, count=count, real_count=real))
+    plan = BalancePlan(decisions=tuple(decisions), generator_fingerprint=sampler.fingerprint)
+    plan.save(tmp_path / "plan.yaml")
+    return str(tmp_path / "plan.yaml")
+
+
+@pytest.mark.parametrize(
+    ("name", "added", "repeated"),
+    [
+        ("synthetic", [0, 80, 0, 100], [0, 80, 0, 0]),
+        ("synthetic_tenth", [0, 8, 0, 10], [0, 8, 0, 0]),
+        ("synthetic_tenth_relit", [0, 8, 0, 10], [0, 8, 0, 0]),
+        ("oversample_tenth_relit", [0, 8, 0, 10], [0, 8, 0, 0]),
+    ],
+)
+def test_arms_keep_to_the_remedies_of_a_plan(splits, sampler, plan_file, name, added, repeated):
+    """Without a warning: what repeats real images needs no generator that the plan knows."""
+    setup = ARMS[name](splits.train, context(sampler, sampling_strategy=plan_file))
+    assert setup.dataset.synthetic_counts.tolist() == added
+    assert setup.dataset.oversampled_counts.tolist() == repeated

@@ -75,6 +75,13 @@ def test_a_call_without_generator_leaves_what_is_known_of_it(tmp_path: Path) -> 
     assert read_json(tmp_path / "new" / "dataset.json")["generator"] == generator
 
 
+def test_another_content_of_the_strategy_file_is_refused(tmp_path: Path) -> None:
+    open_run(tmp_path, Config(), described(sampling_strategy_sha256="a"), {}, "first")
+    open_run(tmp_path, Config(), described(sampling_strategy_sha256="a"), {}, "second")
+    with pytest.raises(SignforgeError, match=r"another content .* choose another folder"):
+        open_run(tmp_path, Config(), described(sampling_strategy_sha256="b"), {}, "third")
+
+
 def test_groups_may_have_any_numbers_and_another_file_is_refused(tmp_path: Path) -> None:
     groups = np.array([3, 2**40, 3], dtype=np.int64)
     assert read_groups(tmp_path, "val") is None

@@ -373,6 +373,16 @@ def test_a_classifier_that_cannot_give_cosines_is_refused_early(
     assert not (tmp_path / "run").exists()
 
 
+def test_a_strategy_that_cannot_be_is_refused_before_anything_is_trained(
+    tmp_path: Path, job_config: Config, splits: PreparedSplits
+) -> None:
+    balance = job_config.balance.model_copy(update={"sampling_strategy": "majority"})
+    config = job_config.model_copy(update={"balance": balance})
+    with pytest.raises(SignforgeError, match="'majority' is neither one of auto, minority"):
+        run_main_job(config, splits, tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
 def test_one_class_is_refused_before_anything_is_trained(
     tmp_path: Path, job_config: Config, splits: PreparedSplits
 ) -> None:

@@ -124,6 +124,18 @@ def test_contenders_are_chosen_over_the_seeds_that_all_of_them_have(measured):
     assert summarised((some, preds, target, arms)).best_cheap == "oversample"
 
 
+def test_an_arm_that_shares_no_seed_with_real_hides_no_other(measured):
+    rows, preds, target, arms = measured
+    moved = [
+        {**r, "seed": r["seed"] + 9, "val_macro_accuracy": 1.0} if r["arm"] == "weighted" else r
+        for r in rows
+    ]
+    preds = {(arm, seed + 9 * (arm == "weighted")): p for (arm, seed), p in preds.items()}
+    summary = summarised((moved, preds, target, arms))
+    assert summary.best_cheap == "oversample"
+    assert summary.arms[2].over_real is None
+
+
 def test_without_a_remedy_there_is_no_contender(measured):
     rows, preds, target, _ = measured
     summary = summarised((rows, preds, target, ("real",)))

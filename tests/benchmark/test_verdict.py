@@ -115,6 +115,13 @@ def test_a_generator_of_one_seed_is_not_called_no_better():
     assert "not measurably better" not in said
 
 
+def test_one_shared_seed_is_too_few_to_prefer_a_generator():
+    one_shared = Contender("synthetic", gain(UP), gain(UP, seeds=1))
+    said = verdict(cheap(UP), one_shared)
+    assert said.startswith("Use `oversample`: macro accuracy +1.00 points")
+    assert "is too few to say more" in said
+
+
 def test_a_generator_that_beats_the_cheap_arm_but_real_for_sure_only_alone_says_so():
     said = verdict(cheap(UP), generative((0.02, -0.001, 0.04, 0.06), UP))
     assert said.startswith("Use `oversample`: macro accuracy +1.00 points")

@@ -160,6 +160,14 @@ def test_a_given_sampler_decides() -> None:
     assert result.images == 12
 
 
+def test_logits_that_are_not_finite_are_no_prediction() -> None:
+    model = tiny()
+    with torch.no_grad():
+        next(iter(model.parameters())).fill_(math.nan)
+    with pytest.raises(SignforgeError, match=r"not finite.*lower classifier\.learning_rate"):
+        predict_logits(model, squares(20).images)
+
+
 def test_a_tensor_dataset_trains_the_same() -> None:
     images = squares(40)
     plain, _ = fit(TensorDataset(images.images, images.labels))

@@ -300,6 +300,8 @@ def test_proportional_counts(counts: list[int], share: float) -> None:
     class_counts = torch.tensor(counts)
     total = max(round(share * sum(counts)), 1)
     exact = class_counts.double() * total / sum(counts)
+    some = proportional_counts(class_counts, total, at_least_one=True)
+    assert int(some.min()) >= 1
     try:
         found = proportional_counts(class_counts, total)
     except SignforgeError:
@@ -308,6 +310,7 @@ def test_proportional_counts(counts: list[int], share: float) -> None:
     assert int(found.sum()) == total
     assert float((found - exact).abs().max()) < 1
     assert int(found.min()) >= 1
+    assert torch.equal(found, some)
     assert torch.equal(proportional_counts(class_counts, sum(counts)), class_counts)
 
 
