@@ -2,21 +2,32 @@ import numpy as np
 import pytest
 from sklearn.metrics import confusion_matrix
 
-from signforge.benchmark.confusion import confusion_changes, confusion_shares
+from signforge.benchmark.confusion import confusion_changes
 
 
-def test_shares_are_sklearns():
+def test_changes_are_those_of_sklearns_matrices():
     rng = np.random.default_rng(0)
-    target, preds = rng.integers(0, 5, 400), rng.integers(0, 5, (3, 400))
-    shares = confusion_shares(preds.astype(np.int16), target.astype(np.int16), 5)
-    for found, row in zip(shares, preds, strict=True):
-        expected = confusion_matrix(target, row, labels=range(5), normalize="true")
-        np.testing.assert_allclose(found, expected)
+    target = np.concatenate([np.arange(5), rng.integers(0, 5, 400)])
+    arm, baseline = rng.integers(0, 5, (2, 3, 405)).astype(np.int16)
+    after, before = (
+        np.mean([confusion_matrix(target, row, normalize="true") for row in preds], axis=0)
+        for preds in (arm, baseline)
+    )
+    found = confusion_changes(arm, baseline, target, 5, top=99)
+    assert len(found) == np.count_nonzero(np.abs(after - before)[~np.eye(5, dtype=bool)] > 1e-9)
+    for pair in found:
+        cell = (pair.label, pair.taken_for)
+        assert (pair.arm, pair.baseline) == pytest.approx((after[cell], before[cell]))
+    sizes = [abs(pair.change) for pair in found]
+    assert sizes == pytest.approx(sorted(sizes, reverse=True))
 
 
-def test_a_class_without_images_has_zeros():
-    shares = confusion_shares(np.array([[0, 2]]), np.array([0, 2]), 3)
-    assert shares[0].tolist() == [[1, 0, 0], [0, 0, 0], [0, 0, 1]]
+def test_very_many_classes_take_little_room():
+    """A full matrix would hold 10^10 cells."""
+    target = np.array([7, 7, 99_999])
+    arm, baseline = np.array([[7, 5, 99_999]]), np.array([[7, 7, 0]])
+    found = confusion_changes(arm, baseline, target, 100_000)
+    assert [(c.label, c.taken_for, c.change) for c in found] == [(99_999, 0, -1.0), (7, 5, 0.5)]
 
 
 def test_the_largest_changes_come_first():
