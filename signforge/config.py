@@ -65,8 +65,9 @@ class GanConfig(Section):
     batch_size: int = Field(64, ge=2)
     generator_learning_rate: float = Field(4e-4, gt=0)
     discriminator_learning_rate: float = Field(4e-4, gt=0)
-    learning_rate_decay_from_kimg: float | None = Field(None, ge=0)
-    """From here both learning rates fall linearly, to zero at ``total_kimg``."""
+    learning_rate_decay_from_kimg: float | None = Field(300.0, ge=0)
+    """From here both learning rates fall linearly, to zero at ``total_kimg``; None, and a value
+    beyond that length, keeps them as they are."""
     adam_beta1: float = Field(0.0, ge=0, lt=1)
     adam_beta2: float = Field(0.99, ge=0, lt=1)
     loss: Literal["logistic", "relativistic"] = "logistic"
@@ -96,14 +97,14 @@ class GanConfig(Section):
     """Differentiable augmentations applied to all the discriminator sees; never flips."""
     augment_probability: float = Field(1.0, gt=0, le=1)
     """Share of the images that are augmented."""
-    ema_halflife_kimg: float = Field(5.0, gt=0)
-    total_kimg: float = Field(400.0, gt=0)
+    ema_halflife_kimg: float = Field(10.0, gt=0)
+    total_kimg: float = Field(600.0, gt=0)
     """Training length in thousands of real images shown to the discriminator."""
     max_minutes: float | None = Field(None, gt=0)
     """Stops earlier, at this wall-clock time of training."""
-    status_every_kimg: float = Field(4.0, gt=0)
-    samples_every_kimg: float = Field(40.0, gt=0)
-    checkpoint_every_kimg: float = Field(40.0, gt=0)
+    status_every_kimg: float = Field(5.0, gt=0)
+    samples_every_kimg: float = Field(50.0, gt=0)
+    checkpoint_every_kimg: float = Field(50.0, gt=0)
     checkpoint_every_minutes: float | None = Field(10.0, gt=0)
     """Saves as well whenever this much training time has passed since the last save."""
     keep_checkpoints: int = Field(2, ge=1)

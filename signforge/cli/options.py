@@ -40,7 +40,7 @@ class Sets:
 
 DATA, GAN, RECORD = "Data", "GAN training", "What is recorded"
 
-Json = Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout.")]
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON value on stdout.")]
 Download = Annotated[
     bool,
     typer.Option(
@@ -152,7 +152,7 @@ class GanOptions:
         str | None,
         Sets("gan.augment", comma_separated_or_none),
         typer.Option(
-            help="Comma-separated: color,translation,cutout; or none. Never flips.",
+            help="Comma-separated: color,translation,geometric,cutout; or none. Never flips.",
             rich_help_panel=GAN,
         ),
     ] = None

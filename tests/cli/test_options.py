@@ -41,7 +41,7 @@ def test_no_option_is_the_default_config():
         (GanOptions(augment="color, cutout"), "gan", "augment", ("color", "cutout")),
         (GanOptions(augment="none"), "gan", "augment", ()),
         (GanOptions(tracker=["wandb", "mlflow"]), "gan", "trackers", ("wandb", "mlflow")),
-        (GanOptions(probe=True), "gan", "probe_every_kimg", 40.0),
+        (GanOptions(probe=True), "gan", "probe_every_kimg", 50.0),
         (GanOptions(probe=True, samples_every_kimg=8), "gan", "probe_every_kimg", 8.0),
         (GanOptions(samples_every_kimg=8), "gan", "probe_every_kimg", None),
     ],
