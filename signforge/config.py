@@ -18,9 +18,9 @@ from signforge.errors import SignforgeError
 
 
 class Section(BaseModel):
-    """Base of all configs: immutable, and strict about names."""
+    """Base of all configs: immutable, strict about names, and without what JSON cannot hold."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
 
 class DataConfig(Section):
@@ -311,7 +311,7 @@ def _read(path_or_preset: str | Path) -> tuple[str, str]:
 def _parse(text: str, origin: str) -> dict[str, Any]:
     try:
         values = yaml.safe_load(text)
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, ValueError) as error:  # ValueError: a date that is none
         raise SignforgeError(
             f"{origin} is not valid YAML: {' '.join(str(error).split())}"
         ) from None

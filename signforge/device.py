@@ -36,7 +36,9 @@ def use_bf16(device: torch.device, precision: str) -> bool:
         return bool(torch.cuda.is_bf16_supported(including_emulation=False))
     if device.type == "cpu":
         # The question oneDNN answers from the CPU's own flags: emulated bf16 is slower than fp32.
-        return bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
+        # Some builds, such as those for Apple silicon, have no oneDNN at all.
+        available = bool(torch.backends.mkldnn.is_available())  # type: ignore[no-untyped-call]
+        return available and bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
     return False
 
 

@@ -109,3 +109,13 @@ def cannot_write(path: Path, error: OSError) -> SignforgeError:
     """The sentence for a file that the system refuses to write."""
     remedy = "; free some space there and run it again" if error.errno in NO_ROOM else ""
     return SignforgeError(f"Cannot write {path}: {error.strerror}{remedy}.")
+
+
+def expanded(path: str) -> Path:
+    """``path`` with the home folder that its ``~`` means. Raises SignforgeError for no such."""
+    try:
+        return Path(path).expanduser()
+    except RuntimeError:
+        raise SignforgeError(
+            f"{path} names the home folder of a user that there is not; write it out."
+        ) from None

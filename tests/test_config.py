@@ -216,3 +216,15 @@ def test_every_preset_loads_is_complete_and_says_what_it_is_for(path):
 def test_presets_are_the_files_of_configs():
     assert preset_names() == tuple(sorted(path.stem for path in CONFIGS.glob("*.yaml")))
     assert "demo" in preset_names()
+
+
+@pytest.mark.parametrize("value", [".inf", "-.inf", ".nan"])
+def test_what_json_cannot_hold_is_refused(value):
+    """It would be lost in the generator's card, after the training."""
+    with pytest.raises(SignforgeError, match=r"gan\.samples_every_kimg"):
+        load_config(None, [parse_override(f"gan.samples_every_kimg={value}")])
+
+
+def test_a_date_that_is_none_is_one_sentence(tmp_path):
+    with pytest.raises(SignforgeError, match="is not valid YAML: month must be in"):
+        load_config(write(tmp_path, "data:\n  source: 2024-13-45\n"))

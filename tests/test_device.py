@@ -48,3 +48,9 @@ def test_autocast_multiplies_in_the_precision(precision, dtype):
     with autocast(CPU, precision):
         assert (x @ x).dtype == dtype
     assert (x @ x).dtype == torch.float32
+
+
+def test_a_build_without_onednn_computes_in_float32(monkeypatch):
+    monkeypatch.setattr(torch.backends.mkldnn, "is_available", lambda: False)
+    monkeypatch.setattr(torch.ops, "mkldnn", None)  # as it lacks the question, too
+    assert not use_bf16(torch.device("cpu"), "auto")

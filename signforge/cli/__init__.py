@@ -4,6 +4,7 @@ Modules that take long to import are imported by the command that needs them.
 """
 
 import sys
+from io import TextIOWrapper
 
 import typer
 
@@ -37,6 +38,9 @@ app.command()(plugins)
 
 def main() -> None:
     """Runs the command line; what the user can mend becomes one sentence and exit code 2."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")  # a pipe may not hold every class name
     try:
         app(prog_name="signforge")
     except SignforgeError as error:

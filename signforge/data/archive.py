@@ -4,6 +4,7 @@ Nothing outside the folder or archive can be reached through a tree: links, abso
 names with ``..`` are refused, and no file gives more bytes than its cap.
 """
 
+import lzma
 import os
 import stat
 import zipfile
@@ -163,7 +164,9 @@ class ZipTree:
         try:
             with archive.open(member) as file:
                 data = file.read(MAX_FILE_BYTES + 1)
-        except (zipfile.BadZipFile, zlib.error, EOFError, OSError, ValueError) as error:
+        except (
+            zipfile.BadZipFile, zlib.error, lzma.LZMAError, EOFError, OSError, ValueError
+        ) as error:  # fmt: skip
             raise SignforgeError(
                 f"{archive.filename}: {name} is damaged ({error}); get the archive again."
             ) from None

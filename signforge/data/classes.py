@@ -11,14 +11,23 @@ from signforge.errors import SignforgeError
 
 
 def find_class(name_or_id: str, class_names: Sequence[str]) -> int:
-    """The label of a class given by its name (any case) or its id.
+    """The label of a class given by its name or its id; the case of a name may be another.
 
-    Raises SignforgeError, with the closest name, where there is no such class.
+    Raises SignforgeError where there is no such class, with the closest name, and where several
+    differ from ``name_or_id`` in case alone.
     """
+    if name_or_id in class_names:
+        return list(class_names).index(name_or_id)
     lowered = [name.lower() for name in class_names]
     wanted = name_or_id.strip().lower()
-    if wanted in lowered:
-        return lowered.index(wanted)
+    alike = [label for label, name in enumerate(lowered) if name == wanted]
+    if len(alike) > 1:
+        raise SignforgeError(
+            f"{name_or_id!r} may be class {' or '.join(map(str, alike))}, which differ in case "
+            "alone; give the id, or the name just as it is."
+        )
+    if alike:
+        return alike[0]
     if wanted.isdecimal() and int(wanted) < len(class_names):
         return int(wanted)
     closest = difflib.get_close_matches(wanted, lowered, n=1)

@@ -21,6 +21,22 @@ MAX_PIXELS = 64 * 2**20
 _MODES = frozenset({"1", "L", "LA", "P", "PA", "RGB", "RGBA", "RGBX", "CMYK", "YCbCr"})
 
 
+def check_mode(image: Image.Image, name: str) -> None:
+    """Raises SignforgeError for more than 8 bits a channel, which Pillow would clip to white."""
+    if image.mode not in _MODES:
+        raise SignforgeError(
+            f"{name} has pixels of kind {image.mode}; save it with 8 bits a channel."
+        )
+
+
+def as_rgb(image: Image.Image, name: str) -> Image.Image:
+    """``image`` in the mode RGB; ``name`` is for messages. Raises as ``check_mode`` does."""
+    check_mode(image, name)
+    if "transparency" in image.info:
+        image = image.convert("RGBA")
+    return image.convert("RGB")
+
+
 @dataclass(frozen=True)
 class Roi:
     """Region of interest in pixels: x1 <= x < x2 and y1 <= y < y2 in an image width x height.
@@ -60,14 +76,9 @@ def decode_image(data: bytes, name: str) -> Image.Image:
             width, height = image.size
             if width * height > MAX_PIXELS:
                 raise Image.DecompressionBombError
-            if image.mode not in _MODES:
-                raise SignforgeError(
-                    f"{name} has pixels of kind {image.mode}; save it with 8 bits a channel."
-                )
+            check_mode(image, name)
             image.load()
-            if "transparency" in image.info:
-                image = image.convert("RGBA")
-            return image.convert("RGB")
+            return as_rgb(image, name)
     except SignforgeError:
         raise
     except (Image.DecompressionBombError, Image.DecompressionBombWarning):

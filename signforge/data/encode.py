@@ -14,6 +14,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from signforge.data.decode import as_rgb
 from signforge.errors import SignforgeError
 
 
@@ -45,7 +46,7 @@ def _safe(name: str) -> str:
 def _rgb(image: Any) -> npt.NDArray[np.uint8]:
     """uint8 (H, W, 3), contiguous."""
     if isinstance(image, Image.Image):
-        return np.array(image.convert("RGB"))
+        return np.array(as_rgb(image, "An image to be saved"))
     pixels = image
     if isinstance(image, Tensor) and image.ndim == 3:
         if image.is_floating_point() and bool(((image >= 0) & (image <= 1)).all()):

@@ -4,7 +4,9 @@ A class is a folder, classes are numbered in name order, and images may lie at a
 train/ with test/ or val/ beside it are splits.
 """
 
+import lzma
 import zipfile
+import zlib
 from collections.abc import Sequence
 from pathlib import Path, PurePosixPath
 from typing import Any, Literal, Protocol
@@ -16,7 +18,7 @@ from PIL import Image
 from torch import Tensor
 
 from signforge.data.archive import FileTree, children
-from signforge.data.decode import fit_image
+from signforge.data.decode import as_rgb, fit_image
 from signforge.data.images import UNKNOWN_GROUP, LabeledImages, LabeledSplits
 from signforge.data.listing import ImageEntry, Listing
 from signforge.errors import SignforgeError
@@ -24,6 +26,7 @@ from signforge.progress import Track, no_progress
 
 MAX_ARRAY_BYTES = 16 * 2**30
 """Largest array that is read from an npz file."""
+MOST_LABELS = 10**6
 
 # ImageFolder's list: other formats than ours are listed too, so that they are reported.
 _SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp"})
@@ -176,6 +179,11 @@ def read_npz(
             raise SignforgeError(f"{path}: {key} must be whole numbers of shape ({n},).")
     if int(labels.min()) < 0:
         raise SignforgeError(f"{path}: labels[{int(labels.argmin())}] is negative; correct it.")
+    if int(labels.max()) >= MOST_LABELS:
+        raise SignforgeError(
+            f"{path}: labels[{int(labels.argmax())}] is {int(labels.max())}; labels are class ids "
+            "from 0."
+        )
     names = arrays.get("class_names", np.arange(int(labels.max()) + 1))
     pixels = np.empty((n, 3, resolution, resolution), dtype=np.uint8)
     for index in track(range(n), f"Reading {path.name}", n):
@@ -185,7 +193,10 @@ def read_npz(
         images=torch.from_numpy(pixels),
         labels=torch.from_numpy(labels.astype(np.int64)),
         groups=_groups_or_unknown(None if groups is None else groups.tolist(), n),
-        class_names=tuple(str(name) for name in names.tolist()),
+        class_names=tuple(
+            name.decode("utf-8", "replace") if isinstance(name, bytes) else str(name)
+            for name in names.tolist()
+        ),
         names=tuple(f"{path.name}[{index}]" for index in range(n)),
         source=str(path),
     )
@@ -198,12 +209,18 @@ def _load_npz(path: Path) -> dict[str, npt.NDArray[Any]]:
             if sum(member.file_size for member in archive.infolist()) > MAX_ARRAY_BYTES:
                 raise SignforgeError(f"{path} is larger than {MAX_ARRAY_BYTES // 2**30} GiB.")
         with np.load(path, allow_pickle=False) as arrays:
-            return {key: arrays[key] for key in arrays.files}
+            loaded = {key: arrays[key] for key in arrays.files}
     except SignforgeError:
         raise
-    except (OSError, ValueError, EOFError, zipfile.BadZipFile, MemoryError) as error:
+    except (
+        OSError, ValueError, EOFError, zipfile.BadZipFile, zlib.error, lzma.LZMAError, MemoryError
+    ) as error:  # fmt: skip
         reason = " ".join(str(error).split())
         raise SignforgeError(f"{path} is not a readable npz of plain arrays: {reason}.") from None
+    for key, array in loaded.items():
+        if not isinstance(array, np.ndarray):
+            raise SignforgeError(f"{path}: {key} is no array; write the file with numpy.savez.")
+    return loaded
 
 
 def _groups_or_unknown(groups: Sequence[int] | None, n: int) -> Tensor:
@@ -229,7 +246,21 @@ def _classes(tree: FileTree, folder: str) -> tuple[str, ...]:
     found = tuple(sorted(PurePosixPath(name).name for name in children(tree.folders(), folder)))
     if not found:
         raise SignforgeError(f"{tree.source}: {folder or 'it'} holds no class folders.")
+    for name in found:
+        if not _is_text(name):
+            raise SignforgeError(
+                f"{tree.source}: the name of class folder {name!r} is not UTF-8; rename it."
+            )
     return found
+
+
+def _is_text(name: str) -> bool:
+    """Whether it can be written; the bytes of a file name need not be text."""
+    try:
+        name.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def _entries(tree: FileTree, folder: str, classes: tuple[str, ...]) -> tuple[ImageEntry, ...]:
@@ -256,7 +287,7 @@ def _is_image(path: str) -> bool:
 
 def _to_pil(image: Any, where: str) -> Image.Image:
     if isinstance(image, Image.Image):
-        return image.convert("RGB")
+        return as_rgb(image, where)
     if not isinstance(image, Tensor) or image.ndim != 3 or image.shape[0] not in (1, 3):
         raise SignforgeError(
             f"{where}: the image must be PIL or a tensor of shape (3, H, W), got "

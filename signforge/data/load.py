@@ -23,6 +23,7 @@ from signforge.data.listing import decode_listing
 from signforge.data.pickles import PICKLE_SUFFIXES, find_pickles, read_pickles
 from signforge.data.plugin_reader import read_plugin
 from signforge.errors import SignforgeError
+from signforge.files import expanded
 from signforge.plugins import parse_plugin_address
 from signforge.progress import Track, no_progress
 
@@ -56,7 +57,7 @@ def load_splits(
     address = parse_plugin_address(config.source)
     if address is not None:
         return read_plugin(address, resolution=config.resolution)
-    path = Path(config.source).expanduser()
+    path = expanded(config.source)
     if not path.exists():
         raise SignforgeError(
             f"{config.source} does not exist; give 'demo' or the path of a data set."

@@ -2,7 +2,6 @@
 cut by group."""
 
 from dataclasses import replace
-from pathlib import Path
 
 from signforge.config import DataConfig
 from signforge.data.classes import restrict_classes
@@ -10,6 +9,7 @@ from signforge.data.gtsrb import download_gtsrb
 from signforge.data.load import load_splits
 from signforge.data.splits import PreparedSplits, prepare_splits
 from signforge.errors import SignforgeError
+from signforge.files import expanded
 from signforge.plugins import parse_plugin_address
 from signforge.progress import Track, no_progress
 
@@ -46,4 +46,4 @@ def download_if_asked(config: DataConfig, download: bool) -> DataConfig:
         raise SignforgeError(
             f"--download needs a folder to download GTSRB to, not {config.source!r}."
         )
-    return config.model_copy(update={"source": str(download_gtsrb(Path(config.source)))})
+    return config.model_copy(update={"source": str(download_gtsrb(expanded(config.source)))})

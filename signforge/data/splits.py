@@ -55,7 +55,10 @@ def prepare_splits(config: DataConfig, splits: LabeledSplits) -> PreparedSplits:
     _require_splittable(train, cuts=(val is None) + (test is None))
     if test is None:
         train, test = split_by_group(
-            train, holdout_fraction=config.test_fraction, seed=config.split_seed
+            train,
+            holdout_fraction=config.test_fraction,
+            seed=config.split_seed,
+            keep_groups=1 + (val is None),
         )
         notes.append(_cut_note("test", train, test, config.split_seed))
     if val is None:
@@ -77,13 +80,13 @@ def prepare_splits(config: DataConfig, splits: LabeledSplits) -> PreparedSplits:
 
 
 def split_by_group(
-    images: LabeledImages, *, holdout_fraction: float, seed: int
+    images: LabeledImages, *, holdout_fraction: float, seed: int, keep_groups: int = 1
 ) -> tuple[LabeledImages, LabeledImages]:
     """``(kept, held_out)``: in each class, whole groups whose share is nearest to the fraction.
 
-    Every class keeps at least one group, and a class of two or more groups has at least one
-    held out. An unknown group counts as one group per image. The same groups are chosen in
-    whatever order the images come.
+    Every class keeps at least ``keep_groups`` groups, as far as a class of two or more groups can
+    while it has at least one held out. An unknown group counts as one group per image. The same
+    groups are chosen in whatever order the images come.
 
     Raises SignforgeError if ``holdout_fraction`` is not inside (0, 1) or a group spans classes.
     """
@@ -96,7 +99,9 @@ def split_by_group(
     for groups in _groups_of_classes(images):
         total = sum(map(len, groups))
         chosen = _choose_groups(groups, target=holdout_fraction * total, most=total - 1, rng=rng)
-        held_out += [index for group in chosen for index in group]
+        chosen.sort(key=len)  # those to be given back first
+        surplus = max(len(chosen) - max(len(groups) - keep_groups, 1), 0)
+        held_out += [index for group in chosen[surplus:] for index in group]
     is_held_out = torch.zeros(len(images), dtype=torch.bool)
     is_held_out[torch.tensor(held_out, dtype=torch.int64)] = True
     return (

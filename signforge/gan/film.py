@@ -85,17 +85,16 @@ def save_film(run: Path) -> Path | None:
     film.png: a strip, one row for each of some classes, one column for each of some grids.
     None where the run has no sample grid. Raises SignforgeError if one cannot be written.
     """
-    grids = _last_of_kind(list(_read_grids(run / "samples")))
-    if not grids:
+    paths = _last_of_kind(run / "samples")
+    if not paths:
         return None
-    chosen = spread(grids, MAX_FRAMES)
-    frames = [_frame(rows, kimg) for kimg, rows, _ in chosen]
+    frames = [_frame(rows, kimg) for kimg, rows, _ in map(_read_grid, spread(paths, MAX_FRAMES))]
     durations = [FRAME_MILLISECONDS] * (len(frames) - 1) + [LAST_FRAME_MILLISECONDS]
     file = io.BytesIO()
     frames[0].save(file, "GIF", save_all=True, append_images=frames[1:], duration=durations, loop=0)
     path = run / "film.gif"
     write_atomically(path, file.getvalue())
-    _save_strip(run / "film.png", spread(grids, STRIP_TIMES))
+    _save_strip(run / "film.png", [_read_grid(path) for path in spread(paths, STRIP_TIMES)])
     return path
 
 
@@ -155,9 +154,24 @@ def _rollbacks(lines: list[dict[str, Any]]) -> Iterator[float]:
         before = rollbacks
 
 
-def _read_grids(folder: Path) -> Iterator[Grid]:
-    for path in sorted(folder.glob("*kimg.png")):
-        kimg = re.fullmatch(r"(\d+(?:\.\d+)?)kimg", path.stem)
+def _kimg_of(path: Path) -> float | None:
+    name = re.fullmatch(r"(\d+(?:\.\d+)?)kimg", path.stem)
+    return float(name.group(1)) if name else None
+
+
+def _read_grid(path: Path) -> Grid:
+    rows, names = load_image_grid(path)
+    return _kimg_of(path) or 0.0, rows, names
+
+
+def _last_of_kind(folder: Path) -> list[Path]:
+    """Grids by rising kimg that show the same classes at the same size as the last one.
+
+    One at a time is decoded: all of a long run take gigabytes.
+    """
+    found: list[tuple[float, Path, object]] = []
+    for path in folder.glob("*kimg.png"):
+        kimg = _kimg_of(path)
         if kimg is None:
             continue
         try:
@@ -165,17 +179,9 @@ def _read_grids(folder: Path) -> Iterator[Grid]:
         except SignforgeError:  # not ours, too large, of another version: the film does without it
             continue
         if sum(map(len, rows)):
-            yield float(kimg.group(1)), rows, names
-
-
-def _last_of_kind(grids: list[Grid]) -> list[Grid]:
-    """Those that show the same classes at the same size as the last one."""
-    return [
-        grid
-        for grid in grids
-        if grid[2] == grids[-1][2]
-        and [row.shape for row in grid[1]] == [row.shape for row in grids[-1][1]]
-    ]
+            found.append((kimg, path, (names, [row.shape for row in rows])))
+    found.sort(key=lambda grid: grid[0])
+    return [path for _, path, kind in found if kind == found[-1][2]]
 
 
 def _frame(rows: list[Tensor], kimg: float) -> Image.Image:

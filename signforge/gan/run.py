@@ -1,18 +1,20 @@
 """A training run on disk: what was asked, on what data, with what, and pictures of its course."""
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import torch
+from filelock import FileLock, Timeout
 
 from signforge.config import Config, dump_config, load_config
 from signforge.data.charts import rows_that_fit, save_image_grid
 from signforge.data.splits import PreparedSplits
 from signforge.environment import describe_environment
 from signforge.errors import SignforgeError
-from signforge.files import write_atomically
+from signforge.files import cannot_write, make_folder, write_atomically
 from signforge.gan.checkpoint import list_checkpoints
 from signforge.gan.distributed import by_first
 from signforge.gan.film import save_curves, save_film
@@ -71,8 +73,8 @@ def run_training(
     track: reports the steps of the guide's training.
     Within ``process_group`` all of this is done by the first process alone, for all.
 
-    Raises SignforgeError as ``train_cgan`` does, and where a resumed run's config or data are
-    not those it was started with, naming all that differs.
+    Raises SignforgeError as ``train_cgan`` does, where a resumed run's config or data are not
+    those it was started with, naming all that differs, and where another process has ``run``.
     """
     train = splits.train
     if resume:
@@ -89,7 +91,10 @@ def run_training(
         )
 
     def on_samples(sampler: GanSampler, seen_kimg: float) -> None:
-        path = run / "samples" / f"{int(seen_kimg):06d}kimg.png"
+        whole, part = divmod(round(1000 * seen_kimg), 1000)
+        # Where grids may share a whole number, each says more.
+        more = f".{part:03d}" if config.gan.samples_every_kimg < 1 else ""
+        path = run / "samples" / f"{whole:06d}{more}kimg.png"
         save_sample_grid(path, sampler)
         on_grid(path, seen_kimg)
 
@@ -101,12 +106,39 @@ def run_training(
         probe=probe,
         track=track,
     )
-    train_cgan(config.gan, train, run, events=events, resume=resume)
-    sampler = load_sampler(run, config.gan.device)
-    by_first(save_sample_grid, run / "samples.png", sampler)
-    by_first(save_curves, run)
-    by_first(save_film, run)
+    with _alone_in(run):
+        train_cgan(config.gan, train, run, events=events, resume=resume)
+        sampler = load_sampler(run, config.gan.device)
+        by_first(save_sample_grid, run / "samples.png", sampler)
+        by_first(save_curves, run)
+        by_first(save_film, run)
     return sampler
+
+
+@contextmanager
+def _alone_in(run: Path) -> Iterator[None]:
+    """Holds the run directory's lock: two trainings in one would delete each other's files."""
+    lock, is_new = FileLock(run / ".lock", timeout=0), not run.is_dir()
+
+    def take() -> None:
+        try:
+            make_folder(run)
+            lock.acquire()
+        except Timeout:
+            raise SignforgeError(
+                f"Another process trains into {run}; wait for its end, or choose another --out."
+            ) from None
+        except OSError as error:
+            raise cannot_write(run, error) from None
+
+    by_first(take)
+    try:
+        yield
+    finally:
+        if is_new and lock.is_locked and [path.name for path in run.iterdir()] == [".lock"]:
+            (run / ".lock").unlink()
+            run.rmdir()  # nothing came of it
+        lock.release()
 
 
 def save_sample_grid(path: Path, sampler: ClassConditionalSampler) -> None:

@@ -249,6 +249,8 @@ def _start_tensorboard(folder: Path, _known: str | None) -> Any:
 def _start_mlflow(folder: Path, known: str | None) -> Any:
     from accelerate.tracking import MLflowTracker
 
+    # With a server, mlflow prints addresses on stdout, which is for our own output.
+    os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")
     return _started(MLflowTracker(_mlflow_experiment(), run_id=known, run_name=folder.name))
 
 

@@ -50,6 +50,7 @@ def refusal(ran: Ran) -> str:
 def test_the_knobs_of_2019_under_their_modern_names(signs: Path, tmp_path: Path) -> None:
     run = tmp_path / "run"
     rates = ("--generator-lr", 1e-4, "--discriminator-lr", 2e-4)
+    rates += ("--set", "gan.learning_rate_decay_from_kimg=null")
     ran = train(signs, run, "--iterations", 7, *rates, "--augment", "cutout", "--json")
     assert ran.json()["seen_kimg"] == 0.056
     gan = yaml.safe_load((run / "config.yaml").read_text())["gan"]

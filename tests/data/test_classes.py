@@ -102,3 +102,10 @@ def test_no_class_and_an_unknown_class_are_one_sentence():
         restrict_classes(whole(), ())
     with pytest.raises(SignforgeError, match="did you mean 'yield'"):
         restrict_classes(whole(), ("stop", "yeild"))
+
+
+def test_the_case_decides_between_names_that_differ_in_it_alone():
+    names = ("STOP", "stop", "Yield")
+    assert [find_class(name, names) for name in ("STOP", "stop", "yield", "1")] == [0, 1, 2, 1]
+    with pytest.raises(SignforgeError, match="'Stop' may be class 0 or 1, which differ in case"):
+        find_class("Stop", names)

@@ -1,3 +1,5 @@
+import os
+import zipfile
 from pathlib import Path
 
 import numpy as np
@@ -209,4 +211,47 @@ def test_npz_problems(tmp_path: Path) -> None:
             load(path)
     path.write_bytes(path.read_bytes()[:100])
     with pytest.raises(SignforgeError, match="not a readable npz"):
+        load(path)
+
+
+def test_a_class_folder_whose_name_is_no_text_is_refused(tmp_path: Path) -> None:
+    folder = tmp_path / os.fsdecode(b"caf\xe9")
+    try:
+        folder.mkdir()
+    except OSError:
+        pytest.skip("this file system takes UTF-8 names only")
+    Image.new("RGB", (8, 8)).save(folder / "0.png")
+    (tmp_path / "stop").mkdir()
+    Image.new("RGB", (8, 8)).save(tmp_path / "stop/0.png")
+    with pytest.raises(SignforgeError, match=r"class folder .* is not UTF-8; rename it"):
+        load(tmp_path)
+
+
+def test_sixteen_bit_images_of_a_data_set_are_refused() -> None:
+    """Pillow would clip them to white."""
+    deep = Image.fromarray(np.full((8, 8), 30_000, dtype=np.uint16))
+    with pytest.raises(SignforgeError, match="has pixels of kind I;16; save it with 8 bits"):
+        from_dataset([(deep, 0), (deep, 1)], resolution=8)
+
+
+def test_more_npz_problems(tmp_path: Path) -> None:
+    path = tmp_path / "x.npz"
+    images = np.zeros((4, 8, 8, 3), dtype=np.uint8)
+    np.savez(path, images=images, labels=np.array([0, 1, 10**13, 0]))
+    with pytest.raises(SignforgeError, match=r"labels\[2\] is 10000000000000; labels are class"):
+        load(path)
+    names = np.array([b"Stop", b"Yield"])
+    np.savez(path, images=images, labels=np.array([0, 1, 1, 0]), class_names=names)
+    assert load(path).train.class_names == ("Stop", "Yield")
+    np.savez_compressed(path, images=images, labels=np.array([0, 1, 1, 0]))
+    content = bytearray(path.read_bytes())
+    start = content.index(b"images.npy") + 40
+    content[start : start + 30] = b"\xff" * 30
+    path.write_bytes(content)
+    with pytest.raises(SignforgeError, match="not a readable npz"):
+        load(path)
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("images", b"no array")
+        archive.writestr("labels", b"none either")
+    with pytest.raises(SignforgeError, match="images is no array; write the file with numpy"):
         load(path)

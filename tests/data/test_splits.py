@@ -262,3 +262,15 @@ def test_limit_groups_of_one_class_does_not_depend_on_the_others():
 def test_limit_groups_that_cannot_be(limits, message):
     with pytest.raises(SignforgeError, match=message):
         limit_groups(make_images([[2, 2], [3]]), limits, seed=0)
+
+
+@pytest.mark.parametrize("sizes", [[1, 1, 8], [2, 2, 2, 30], [5, 5, 5], [1, 2, 40, 3]])
+def test_the_first_of_two_cuts_leaves_groups_for_the_second(sizes):
+    """Also where the share is met best by all groups but one."""
+    images = make_images([sizes, [4] * 10])
+    found = prepare_splits(DataConfig(), LabeledSplits(train=images))
+    for split in (found.train, found.val, found.test):
+        assert int(split.class_counts.min()) > 0
+    groups = [set(split.groups.tolist()) for split in (found.train, found.val, found.test)]
+    assert set.union(*groups) == set(images.groups.tolist())
+    assert sum(map(len, groups)) == len(set(images.groups.tolist()))

@@ -150,7 +150,7 @@ def test_training_logs_config_metrics_grids_and_generator(store: Store, place: P
         assert store.history(run, name) == expected
         assert [step for step, _ in expected] == [16, 32]
     files = store.artifacts(run)
-    assert {"samples/000000kimg.png", "training/film.gif", "training/config.yaml"} <= files
+    assert {"samples/000000.032kimg.png", "training/film.gif", "training/config.yaml"} <= files
     folder = store.client.download_artifacts(run.info.run_id, "generator", str(place))
     logged, trained = load_sampler(Path(folder), "cpu"), load_sampler(place / "runs/gtsrb", "cpu")
     labels = torch.arange(43)

@@ -78,7 +78,10 @@ def test_the_run_directory_holds_all_that_describes_it(finished, config, splits)
         "film.png",
     } <= names
     assert not [name for name in names if name.endswith(".tmp")]
-    assert [path.name for path in sorted((finished / "samples").iterdir())] == ["000000kimg.png"]
+    assert [path.name for path in sorted((finished / "samples").iterdir())] == [
+        "000000.040kimg.png",
+        "000000.080kimg.png",
+    ]
     kept = [folder.name for folder in list_checkpoints(finished)]
     assert kept == ["000000.000kimg", "000000.096kimg"]
     assert load_config(finished / "config.yaml") == config
@@ -99,11 +102,11 @@ def test_the_run_directory_holds_all_that_describes_it(finished, config, splits)
 
 
 def test_real_and_synthetic_grids_have_the_same_layout(finished):
-    for name in ("real.png", "samples.png", "samples/000000kimg.png"):
+    for name in ("real.png", "samples.png", "samples/000000.080kimg.png"):
         width, height = size(finished / name)
         assert width > 12 * 8
         assert height > 3 * 8
-    assert size(finished / "samples.png") == size(finished / "samples/000000kimg.png")
+    assert size(finished / "samples.png") == size(finished / "samples/000000.080kimg.png")
 
 
 def test_a_sample_grid_shows_the_same_latents_every_time(make_sampler, tmp_path):
@@ -167,9 +170,12 @@ def test_an_interrupted_run_can_be_sampled_and_resumed_to_the_same_end(
     assert seen == [0.008, 0.016, 0.024, 0.032, 0.04]
     assert grids == []  # due at this very step: left to the resumed run
     resumed = run_training(config, splits, tmp_path, resume=True, on_grid=on_grid)
-    assert grids == [("samples/000000kimg.png", 0.04), ("samples/000000kimg.png", 0.08)]
+    assert grids == [
+        ("samples/000000.040kimg.png", 0.04),
+        ("samples/000000.080kimg.png", 0.08),
+    ]
     assert resumed.fingerprint == load_sampler(finished).fingerprint != stopped.fingerprint
-    for name in ("samples/000000kimg.png", "samples.png"):
+    for name in ("samples/000000.040kimg.png", "samples/000000.080kimg.png", "samples.png"):
         assert (tmp_path / name).read_bytes() == (finished / name).read_bytes()
 
 
@@ -304,3 +310,23 @@ def test_leftovers_of_a_kill_are_cleared_on_resume(run, config, splits):
 
 def test_rows_are_named_by_id_and_name():
     assert row_names(("stop", "1", "2")) == ["0 stop", "1", "2"]
+
+
+def test_a_second_training_in_the_same_folder_is_refused(config, splits, tmp_path):
+    def again(_status: object) -> None:
+        with pytest.raises(SignforgeError, match=r"^Another process trains into .*; wait for its"):
+            run_training(config, splits, tmp_path / "run")
+
+    first = run_training(config, splits, tmp_path / "run", on_status=again)
+    assert first.card.seen_kimg == 0.096
+    # Once it is over, the folder says itself that there is a run.
+    with pytest.raises(SignforgeError, match="already holds a training run"):
+        run_training(config, splits, tmp_path / "run")
+
+
+def test_a_training_that_is_refused_leaves_no_folder(config, splits, tmp_path):
+    gan = config.gan.model_copy(update={"device": "cuda:99"})
+    refused = config.model_copy(update={"gan": gan})
+    with pytest.raises(SignforgeError, match="'cuda:99' was asked for"):
+        run_training(refused, splits, tmp_path / "run")
+    assert not (tmp_path / "run").exists()

@@ -8,6 +8,7 @@ from PIL import Image
 from torch.utils.data import Dataset
 
 from signforge import LabeledImages, SignforgeError, from_dataset
+from signforge.data.decode import as_rgb
 
 
 class ImageLabelPairs(Dataset[tuple[Image.Image, int]]):
@@ -69,7 +70,10 @@ class ImageLabelPairs(Dataset[tuple[Image.Image, int]]):
         for index, image in zip(indices, images, strict=True):
             if image is None:
                 raise SignforgeError(f"Row {index} has no image in column {self.image_column!r}.")
-        return [(image.convert("RGB"), label) for image, label in zip(images, labels, strict=True)]
+        return [
+            (as_rgb(image, f"Row {index}"), label)
+            for index, image, label in zip(indices, images, labels, strict=True)
+        ]
 
 
 def to_labeled_images(
