@@ -1,6 +1,6 @@
 r"""How often would this benchmark call a difference: where there is none, and where there is one?
 
-    python benchmarks/aa_simulation.py --run benchmarks/gtsrb --comparisons 1000 --out aa.md
+    python benchmarks/aa_simulation.py --run benchmarks/results/gtsrb --comparisons 1000 --out aa.md
 
 New fits of one arm are resampled from the predictions that a finished benchmark keeps, two sets of
 them are compared as if they were two arms (A/A), and every call is a false alarm. With --gains the

@@ -24,10 +24,13 @@ def test_every_picture_and_link_is_there() -> None:
     assert [target for target in targets if not (ROOT / target).exists()] == []
 
 
-@pytest.mark.parametrize(
-    ("block", "results"),
-    [("gtsrb", "benchmarks/gtsrb"), ("ratio100", "benchmarks/results/gtsrb-ratio100")],
-)
+RESULTS = {
+    "gtsrb": "benchmarks/results/gtsrb",
+    "ratio100": "benchmarks/results/gtsrb-ratio100",
+}
+
+
+@pytest.mark.parametrize(("block", "results"), RESULTS.items())
 def test_tables_are_the_ones_that_the_benchmark_wrote(block: str, results: str) -> None:
     shown = README.split(f"<!-- {block}-begin -->")[1].split(f"<!-- {block}-end -->")[0]
     table = [line for line in shown.splitlines() if line.startswith("|")]
@@ -36,8 +39,9 @@ def test_tables_are_the_ones_that_the_benchmark_wrote(block: str, results: str) 
     assert [line for line in table if line not in written] == []
 
 
-def test_published_results_are_those_of_their_rows() -> None:
-    folder = ROOT / "benchmarks/results/gtsrb-ratio100"
+@pytest.mark.parametrize("results", RESULTS.values())
+def test_published_results_are_those_of_their_rows(results: str) -> None:
+    folder = ROOT / results
     summary, record = summarise_run(folder), read_record(folder)
     written = (folder / "results.md").read_text(encoding="utf-8")
     assert report_markdown(summary, record) == written

@@ -11,7 +11,7 @@ import pytest
 from signforge.benchmark.summary import summarise
 from support.tiny_runs import load_script
 
-RUN = Path(__file__).parents[2] / "benchmarks/gtsrb"
+RUN = Path(__file__).parents[2] / "benchmarks/results/gtsrb"
 COMPARISONS = 200
 
 
