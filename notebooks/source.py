@@ -275,7 +275,7 @@ display(Markdown(f"**{summary.verdict}**"), Markdown(table_markdown(arms_table(s
 
 # %%
 for path in sorted((folder / "benchmark").iterdir()):
-    if path.is_file():
+    if path.is_file() and not path.name.startswith("."):
         print(f"benchmark/{path.name:<20} {path.stat().st_size / 1024:6.0f} kB")
 
 # %% [markdown]
