@@ -464,7 +464,7 @@ def test_a_generator_trained_on_other_images(
 def test_a_generator_of_other_classes(tmp_path: Path, signs: Path) -> None:
     other = save_generator(tmp_path / "cgan", ("a", "b"))
     args = benchmark(signs, tmp_path / "run", "--generator", other)
-    assert "2 classes are not the data's 3" in refusal(*args)
+    assert "draws 2 classes, the data have 3" in refusal(*args)
 
 
 def test_a_generator_of_another_size(tmp_path: Path, signs: Path, generator: Path) -> None:

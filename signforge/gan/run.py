@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -118,7 +118,12 @@ def run_training(
 @contextmanager
 def _alone_in(run: Path) -> Iterator[None]:
     """Holds the run directory's lock: two trainings in one would delete each other's files."""
-    lock, is_new = FileLock(run / ".lock", timeout=0), not run.is_dir()
+    file = run / ".lock"
+    lock, file_is_new, folder_is_new = (
+        FileLock(file, timeout=0),
+        not file.exists(),
+        not run.is_dir(),
+    )
 
     def take() -> None:
         try:
@@ -134,10 +139,15 @@ def _alone_in(run: Path) -> Iterator[None]:
     by_first(take)
     try:
         yield
+    except BaseException:
+        # What was refused leaves the folder as it was.
+        if file_is_new and lock.is_locked:
+            with suppress(OSError):
+                file.unlink()
+                if folder_is_new and not any(run.iterdir()):
+                    run.rmdir()
+        raise
     finally:
-        if is_new and lock.is_locked and [path.name for path in run.iterdir()] == [".lock"]:
-            (run / ".lock").unlink()
-            run.rmdir()  # nothing came of it
         lock.release()
 
 
