@@ -271,9 +271,17 @@ def parse_override(text: str) -> tuple[str, Any]:
     if not equals:
         raise SignforgeError(f"--set {text}: write section.key=value, such as gan.seed=1.")
     try:
-        return key.strip(), yaml.safe_load(value)
-    except (yaml.YAMLError, ValueError):  # ValueError: a date that is none
+        return key.strip(), parse_yaml(value)
+    except yaml.YAMLError:
         raise SignforgeError(f"--set {text}: {value!r} is not a YAML value.") from None
+
+
+def parse_yaml(text: str) -> Any:
+    """The value that ``text`` holds. Raises yaml.YAMLError for all that is none."""
+    try:
+        return yaml.safe_load(text)
+    except ValueError as error:  # a date such as 2024-13-45
+        raise yaml.YAMLError(str(error)) from None
 
 
 def dump_config(config: Section) -> str:
@@ -310,8 +318,8 @@ def _read(path_or_preset: str | Path) -> tuple[str, str]:
 
 def _parse(text: str, origin: str) -> dict[str, Any]:
     try:
-        values = yaml.safe_load(text)
-    except (yaml.YAMLError, ValueError) as error:  # ValueError: a date that is none
+        values = parse_yaml(text)
+    except yaml.YAMLError as error:
         raise SignforgeError(
             f"{origin} is not valid YAML: {' '.join(str(error).split())}"
         ) from None

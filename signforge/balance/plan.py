@@ -14,7 +14,7 @@ import yaml
 from pydantic import BaseModel, Field, ValidationError, model_validator
 from torch import Tensor
 
-from signforge.config import Section
+from signforge.config import Section, parse_yaml
 from signforge.errors import SignforgeError
 from signforge.files import write_atomically
 
@@ -198,7 +198,7 @@ class BalancePlan(Section):
         a plan, an unknown key included.
         """
         try:
-            values = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+            values = parse_yaml(Path(path).read_text(encoding="utf-8"))
         except (OSError, ValueError) as error:
             reason = getattr(error, "strerror", None) or "it is not UTF-8 text"
             raise SignforgeError(f"Cannot read balance plan {path}: {reason}.") from None
@@ -229,7 +229,7 @@ def as_plan(strategy: object) -> BalancePlan | None:
         return None
     try:
         text = Path(strategy).read_text(encoding="utf-8")
-        values = yaml.safe_load(text) if _ANY_PLAN in text else None
+        values = parse_yaml(text) if _ANY_PLAN in text else None
     except (OSError, ValueError, yaml.YAMLError):
         return None  # no file, or none of ours: whoever reads counts from it says what is wrong
     if not isinstance(values, dict) or not str(values.get("format")).startswith(_ANY_PLAN):

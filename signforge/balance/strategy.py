@@ -18,6 +18,7 @@ from torch import Tensor
 
 from signforge.balance.plan import POLICIES as POLICIES
 from signforge.balance.plan import BalancePlan, as_plan
+from signforge.config import parse_yaml
 from signforge.errors import SignforgeError
 from signforge.files import sha256
 
@@ -245,8 +246,8 @@ def _read_text(path: str | Path) -> str:
 
 def _read_yaml(path: str | Path) -> Mapping[object, object]:
     try:
-        values = yaml.safe_load(_read_text(path))
-    except (yaml.YAMLError, ValueError) as error:  # ValueError: a date that is none
+        values = parse_yaml(_read_text(path))
+    except yaml.YAMLError as error:
         raise SignforgeError(
             f"sampling_strategy file {path} is not valid YAML: {' '.join(str(error).split())}"
         ) from None

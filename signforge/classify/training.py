@@ -7,7 +7,7 @@ The loop is one function without hooks; batch order, augmentation and any dropou
 import math
 import time
 import warnings
-from collections.abc import Callable, Generator, Iterable, Iterator, Sequence, Sized
+from collections.abc import Callable
 from contextlib import closing
 from dataclasses import dataclass
 from itertools import chain, islice
@@ -16,9 +16,19 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.utils.data import DataLoader, Dataset, RandomSampler, Sampler
+from torch.utils.data import Dataset, Sampler
 
 from signforge.classify.augment import augment_batch, normalise
+from signforge.classify.batches import (
+    AUGMENT,
+    ENDING,
+    MODEL,
+    Batch,
+    catch_up,
+    describe_image,
+    draw_batches,
+    seeded,
+)
 from signforge.classify.checkpoint import FitCheckpoint, FitProgress
 from signforge.classify.last_layer import freeze_all_but_last_layer
 from signforge.classify.losses import Deferred, loss_at
@@ -32,13 +42,6 @@ from signforge.seeds import derive_seed
 
 LAST_LAYER_SHARE = 0.2
 """Of the steps, where the last layer is tuned by itself at the end."""
-
-_ORDER, _AUGMENT, _MODEL, _WORKERS, _ENDING = range(5)
-"""Streams of random numbers that must not share a seed."""
-
-
-Batch = tuple[Tensor, Tensor, Tensor | None]
-"""Images uint8 (N, 3, R, R), labels int64 (N,), and which are synthetic, bool (N,), if told."""
 
 
 @dataclass(frozen=True)
@@ -107,19 +110,19 @@ def fit_classifier(
     begun_first = min(begun.step, first_steps)
     begun_last = begun.step - begun_first
     # What the data sets show last is theirs to tell, also where no batch is left to draw.
-    _catch_up(dataset, sampler, begun_first, config)
-    _catch_up(last.dataset, last.sampler, begun_last, config)
+    catch_up(dataset, sampler, begun_first, config)
+    catch_up(last.dataset, last.sampler, begun_last, config)
     # Closed here, because an error's traceback would otherwise keep its worker processes alive.
-    batches = _batches(dataset, sampler, config, seed, device, begun_first)
-    last_seed = derive_seed(seed, _ENDING)
-    last_batches = _batches(last.dataset, last.sampler, config, last_seed, device, begun_last)
+    batches = draw_batches(dataset, sampler, config, seed, device, begun_first)
+    last_seed = derive_seed(seed, ENDING)
+    last_batches = draw_batches(last.dataset, last.sampler, config, last_seed, device, begun_last)
     forked = torch.random.fork_rng(devices=[device] if device.type == "cuda" else [])
     with forked, closing(batches), closing(last_batches):
         forward = torch.compile(model) if config.compile else model
         frozen: list[nn.Parameter] = []
         drawn = chain(islice(batches, first_steps - begun_first), last_batches)
         todo = range(begun.step, config.steps)
-        steps = _seeded(drawn, todo, derive_seed(seed, _MODEL), device)
+        steps = seeded(drawn, todo, derive_seed(seed, MODEL), device)
         try:
             for batch in track(steps, "classifier", len(todo)):
                 step = progress.step
@@ -179,7 +182,7 @@ def _train_step(
     _check_images(images, model)
     for group in optimizer.param_groups:
         group["lr"] = learning_rate(step, config)
-    rng = torch.Generator().manual_seed(derive_seed(seed, _AUGMENT, step))
+    rng = torch.Generator().manual_seed(derive_seed(seed, AUGMENT, step))
     inputs = augment_batch(images.to(device, non_blocking=True), config.augment, rng)
     inputs = inputs.contiguous(memory_format=torch.channels_last)
     with autocast(device, config.precision):
@@ -248,122 +251,12 @@ def learning_rate(step: int, config: ClassifierConfig) -> float:
     return config.learning_rate * 0.5 * (1 + math.cos(math.pi * max(progress, 0.0)))
 
 
-def _batches(
-    dataset: Dataset[Any],
-    sampler: Sampler[int] | None,
-    config: ClassifierConfig,
-    seed: int,
-    device: torch.device,
-    first: int = 0,
-) -> Generator[Batch]:
-    """Batches without end, epoch after epoch, from number ``first`` on: none before it is read."""
-    order = torch.Generator()
-    if sampler is None:
-        if _length(dataset) == 0:
-            raise SignforgeError("There is no image to train the classifier on.")
-        sampler = RandomSampler(dataset, generator=order)  # type: ignore[arg-type]
-    length = _length(sampler)
-    if length < 2:
-        raise SignforgeError(f"The classifier needs at least 2 images an epoch, got {length}.")
-    workers = torch.Generator()
-    # Workers live for one epoch: longer-lived ones would keep the copy of the dataset that they
-    # started with, and miss its set_epoch.
-    remaining = _Remaining(sampler)
-    loader = DataLoader(
-        dataset,
-        batch_size=config.batch_size,
-        sampler=remaining,
-        num_workers=config.num_workers,
-        collate_fn=_collate,
-        drop_last=length >= config.batch_size,
-        pin_memory=device.type == "cuda",
-        generator=workers,
-    )
-    epoch, passed = divmod(first, len(loader))
-    remaining.passed = passed * config.batch_size
-    while True:
-        order.manual_seed(derive_seed(seed, _ORDER, epoch))
-        workers.manual_seed(derive_seed(seed, _WORKERS, epoch))
-        _set_epoch(dataset, sampler, epoch)
-        for batch in loader:
-            if isinstance(batch, str):
-                raise SignforgeError(batch)
-            yield batch
-        epoch += 1
-        remaining.passed = 0
-
-
-def _set_epoch(dataset: Dataset[Any], sampler: Sampler[int] | None, epoch: int) -> None:
-    for changing in (dataset, sampler):
-        set_epoch = getattr(changing, "set_epoch", None)
-        if set_epoch is not None:
-            set_epoch(epoch)
-
-
-def _catch_up(
-    dataset: Dataset[Any], sampler: Sampler[int] | None, steps: int, config: ClassifierConfig
-) -> None:
-    """Brings both to the epoch of the last of so many ``steps``."""
-    if steps:
-        length = _length(dataset if sampler is None else sampler)
-        _set_epoch(dataset, sampler, (steps - 1) // max(1, length // config.batch_size))
-
-
-class _Remaining(Sampler[int]):
-    """The indices of an epoch, but for the first ``passed``."""
-
-    def __init__(self, whole: Sampler[int]) -> None:
-        self.whole = whole
-        self.passed = 0
-
-    def __iter__(self) -> Iterator[int]:
-        return islice(self.whole, self.passed, None)
-
-    def __len__(self) -> int:
-        return _length(self.whole)
-
-
-def _seeded(
-    batches: Iterator[Batch], steps: Iterable[int], seed: int, device: torch.device
-) -> Iterator[Batch]:
-    """One batch a step; what its items and dropout draw from is seeded by the step's number."""
-    for step in steps:
-        _seed_global(derive_seed(seed, step), device)
-        yield next(batches)
-
-
-def _collate(items: Sequence[tuple[Any, ...]]) -> Batch | str:
-    """One batch, or what is wrong with it.
-
-    A sentence and not an exception: torch wraps what a worker raises in the worker's traceback.
-    """
-    images = [item[0] for item in items]
-    for image in images:
-        if not isinstance(image, Tensor) or image.dtype != torch.uint8 or image.ndim != 3:
-            return f"Images to train on must be uint8 tensors (3, R, R), got {_describe(image)}."
-        if image.shape != images[0].shape:
-            return (
-                "Images to train on must all have one size, got "
-                f"{_describe(images[0])} and {_describe(image)}."
-            )
-    labels = torch.tensor([int(item[1]) for item in items])
-    marks = [item[2] for item in items if len(item) > 2]
-    for mark in marks:
-        if not isinstance(mark, bool):
-            return (
-                "The third member of an item tells whether it is synthetic, a bool, got "
-                f"{_describe(mark)}; leave it out, or use third_element='is_synthetic'."
-            )
-    synthetic = torch.tensor(marks) if marks else None
-    return torch.stack(images), labels, synthetic
-
-
 def _check_images(images: Tensor, model: nn.Module) -> None:
     resolution = getattr(model, "resolution", images.shape[-1])
     if images.dtype != torch.uint8 or tuple(images.shape[1:]) != (3, resolution, resolution):
         raise SignforgeError(
             f"The classifier takes uint8 images (3, {resolution}, {resolution}), "
-            f"got {_describe(images[0])}."
+            f"got {describe_image(images[0])}."
         )
 
 
@@ -374,18 +267,6 @@ def _check_labels(labels: Tensor, num_classes: int) -> None:
             f"The dataset has label {low if low < 0 else high}, but the classifier has outputs "
             f"for 0..{num_classes - 1} only."
         )
-
-
-def _describe(image: object) -> str:
-    if isinstance(image, Tensor):
-        return f"{str(image.dtype).removeprefix('torch.')} {tuple(image.shape)}"
-    return type(image).__name__
-
-
-def _length(sized: object) -> int:
-    if not isinstance(sized, Sized):
-        raise SignforgeError(f"{type(sized).__name__} has no length; training needs one.")
-    return len(sized)
 
 
 def _optimizer(model: nn.Module, config: ClassifierConfig) -> torch.optim.Optimizer:
@@ -401,11 +282,3 @@ def _optimizer(model: nn.Module, config: ClassifierConfig) -> torch.optim.Optimi
         weight_decay=config.weight_decay,
         fused=True,
     )
-
-
-def _seed_global(seed: int, device: torch.device) -> None:
-    """Seeds torch's global generators, which the caller has forked."""
-    torch.default_generator.manual_seed(seed)
-    if device.type == "cuda":
-        with torch.cuda.device(device):
-            torch.cuda.manual_seed(seed)

@@ -210,3 +210,10 @@ def test_a_file_that_is_no_plan_cannot_be_loaded(tmp_path: Path, text, message):
 def test_a_missing_file_is_named(tmp_path: Path):
     with pytest.raises(SignforgeError, match=r"Cannot read balance plan .*none\.yaml: No such"):
         BalancePlan.load(tmp_path / "none.yaml")
+
+
+def test_a_date_that_is_none_is_no_other_fault(tmp_path: Path):
+    file = tmp_path / "plan.yaml"
+    file.write_text("format: signforge-balance-plan-1\ncommand: 2024-13-45\n")
+    with pytest.raises(SignforgeError, match="is not valid YAML: month must be in"):
+        BalancePlan.load(file)
