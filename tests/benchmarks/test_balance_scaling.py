@@ -12,6 +12,7 @@ from process_memory import peak_resident_bytes, private_bytes, reset_peak, resid
 
 from signforge.balance.dataset import SyntheticBalancedDataset
 from signforge.errors import SignforgeError
+from support.fresh_memory import fresh_block
 
 MIB = 2**20
 
@@ -66,7 +67,7 @@ def test_rounds_become_medians_and_two_tables() -> None:
 def test_memory_is_what_this_process_took() -> None:
     reset_peak()
     before = resident_bytes()
-    block = torch.ones(48 * MIB, dtype=torch.uint8)
+    block = fresh_block(48 * MIB)
     assert resident_bytes() - before >= 0.9 * len(block)
     del block
     assert peak_resident_bytes() - before >= 0.9 * 48 * MIB
@@ -76,7 +77,7 @@ def test_memory_is_what_this_process_took() -> None:
 
 def test_shared_memory_is_resident_and_private_memory_is_not_shared() -> None:
     before, own = resident_bytes(), private_bytes(os.getpid())
-    block = torch.ones(48 * MIB, dtype=torch.uint8)
+    block = fresh_block(48 * MIB)
     assert private_bytes(os.getpid()) - own >= 0.9 * len(block)
     block.share_memory_()
     assert resident_bytes() - before >= 0.9 * len(block)

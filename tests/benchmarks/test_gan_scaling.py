@@ -11,6 +11,7 @@ from own_process import measure_in_own_process
 
 from signforge.config import GanConfig
 from signforge.errors import SignforgeError
+from support.fresh_memory import fresh_block
 
 CONFIG = GanConfig(base_channels=4, batch_size=4, r1_every_steps=2, device="cpu")
 
@@ -60,7 +61,7 @@ def test_more_classes_cost_parameters_and_bytes() -> None:
 
 def test_memory_is_what_this_process_took() -> None:
     held = script._held_bytes(torch.device("cpu"))
-    block = torch.ones(48 * 2**20, dtype=torch.uint8)
+    block = fresh_block(48 * 2**20)
     assert script._peak_bytes(torch.device("cpu")) - held >= 0.9 * len(block)
 
 
