@@ -122,6 +122,9 @@ class GanConfig(Section):
     """Where metrics go beside metrics.jsonl; needs the extra ``signforge[trackers]``."""
     compile: bool = False
     """``torch.compile`` for both networks; pays on GPUs and for long runs."""
+    deterministic: bool = False
+    """Only algorithms that give the same bits each time, which a GPU is slower by: a resumed run
+    ends there, too, as one that never stopped. A CPU's always do."""
     seed: int = Field(0, ge=0, lt=2**32)
     precision: Literal["auto", "fp32", "bf16"] = "auto"
     """``auto`` is bf16 autocast where the hardware multiplies bf16 natively."""
@@ -165,9 +168,15 @@ class ClassifierConfig(Section):
     operations an image, stronger; neither flips."""
     compile: bool = False
     """``torch.compile`` for the classifier; pays on GPUs and for long trainings."""
+    deterministic: bool = False
+    """As for the GAN: on a GPU the same bits each time, at some speed."""
     precision: Literal["auto", "fp32", "bf16"] = "auto"
     device: str = "auto"
     num_workers: int = Field(0, ge=0)
+
+
+CLASSIFIER_RUNNING_KEYS = ("num_workers", "deterministic")
+"""Keys of ``ClassifierConfig`` that say how a training is run, not what comes of it."""
 
 
 class BenchmarkConfig(Section):

@@ -1,6 +1,8 @@
 """Which device, and which precision pays on it."""
 
-from contextlib import AbstractContextManager
+import os
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager
 
 import torch
 
@@ -26,6 +28,35 @@ def resolve_device(name: str) -> torch.device:
             "cpu."
         ) from None
     return device
+
+
+@contextmanager
+def deterministic(wanted: bool) -> Iterator[None]:
+    """Inside, where ``wanted``, torch takes only algorithms that give the same bits each time.
+
+    They are what a CPU has anyway; a GPU has to be told. torch's settings are put back at the end.
+    Raises SignforgeError for an operation that has no such algorithm.
+    """
+    if not wanted:
+        yield
+        return
+    # cuBLAS reads it with its first product, and torch refuses products without it.
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+    before = torch.are_deterministic_algorithms_enabled()
+    warned_only = torch.is_deterministic_algorithms_warn_only_enabled()
+    torch.use_deterministic_algorithms(True)
+    try:
+        yield
+    except RuntimeError as error:
+        name, found, _ = str(error).partition(" does not have a deterministic implementation")
+        if not found:
+            raise
+        raise SignforgeError(
+            f"{name} has no deterministic algorithm on this device; set deterministic to false, "
+            "or do without what needs it."
+        ) from None
+    finally:
+        torch.use_deterministic_algorithms(before, warn_only=warned_only)
 
 
 def use_bf16(device: torch.device, precision: str) -> bool:

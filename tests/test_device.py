@@ -1,7 +1,9 @@
+import os
+
 import pytest
 import torch
 
-from signforge.device import autocast, resolve_device, use_bf16
+from signforge.device import autocast, deterministic, resolve_device, use_bf16
 from signforge.errors import SignforgeError
 
 CPU = torch.device("cpu")
@@ -54,3 +56,49 @@ def test_a_build_without_onednn_computes_in_float32(monkeypatch):
     monkeypatch.setattr(torch.backends.mkldnn, "is_available", lambda: False)
     monkeypatch.setattr(torch.ops, "mkldnn", None)  # as it lacks the question, too
     assert not use_bf16(torch.device("cpu"), "auto")
+
+
+@pytest.fixture
+def own_determinism(monkeypatch):
+    """torch's settings and the environment are put back, whatever a test leaves."""
+    before = torch.are_deterministic_algorithms_enabled()
+    warned_only = torch.is_deterministic_algorithms_warn_only_enabled()
+    monkeypatch.setenv("CUBLAS_WORKSPACE_CONFIG", "")
+    monkeypatch.delenv("CUBLAS_WORKSPACE_CONFIG")
+    yield monkeypatch
+    torch.use_deterministic_algorithms(before, warn_only=warned_only)
+
+
+@pytest.mark.parametrize(("before", "warned_only"), [(False, False), (True, True), (True, False)])
+@pytest.mark.parametrize("wanted", [False, True])
+@pytest.mark.usefixtures("own_determinism")
+def test_deterministic_algorithms_are_taken_inside_and_no_longer(before, warned_only, wanted):
+    torch.use_deterministic_algorithms(before, warn_only=warned_only)
+    with deterministic(wanted):
+        assert torch.are_deterministic_algorithms_enabled() == (wanted or before)
+        assert torch.is_deterministic_algorithms_warn_only_enabled() == (warned_only and not wanted)
+        assert ("CUBLAS_WORKSPACE_CONFIG" in os.environ) == wanted
+    assert torch.are_deterministic_algorithms_enabled() == before
+    assert torch.is_deterministic_algorithms_warn_only_enabled() == warned_only
+
+
+def test_what_the_user_says_of_cublas_is_kept(own_determinism):
+    own_determinism.setenv("CUBLAS_WORKSPACE_CONFIG", ":16:8")
+    with deterministic(True):
+        assert os.environ["CUBLAS_WORKSPACE_CONFIG"] == ":16:8"
+
+
+@pytest.mark.usefixtures("own_determinism")
+def test_an_operation_without_deterministic_algorithm_is_one_sentence():
+    refused = pytest.raises(SignforgeError, match=r"^put_ has no deterministic algorithm")
+    with refused as error, deterministic(True):
+        torch.zeros(2).put_(torch.tensor([0]), torch.ones(1))
+    assert "\n" not in str(error.value)
+    assert not torch.are_deterministic_algorithms_enabled()
+
+
+@pytest.mark.usefixtures("own_determinism")
+def test_other_errors_pass_through_deterministic():
+    with pytest.raises(RuntimeError, match="must match"), deterministic(True):
+        torch.zeros(2) + torch.zeros(3)
+    assert not torch.are_deterministic_algorithms_enabled()

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from signforge.benchmark.folder import read_json, write_json
-from signforge.config import Config
+from signforge.config import CLASSIFIER_RUNNING_KEYS, Config
 from signforge.data.splits import PreparedSplits
 from signforge.evaluate.classification_accuracy_score import synthetic_accuracy
 from signforge.evaluate.features import FeatureExtractor, load_extractor, train_extractor
@@ -127,7 +127,7 @@ def _classification_accuracy(
 
 def _made_by(config: Config) -> dict[str, Any]:
     """What the classification accuracy score depends on besides generator and data."""
-    settings = config.classifier.model_dump(mode="json", exclude={"num_workers"})
+    settings = config.classifier.model_dump(mode="json", exclude={*CLASSIFIER_RUNNING_KEYS})
     return {**settings, "steps": cas_steps(config), "seed": config.benchmark.first_seed}
 
 

@@ -18,7 +18,7 @@ import numpy.typing as npt
 from filelock import FileLock
 
 from signforge.benchmark.clusters import Split
-from signforge.config import Config, dump_config, load_config
+from signforge.config import CLASSIFIER_RUNNING_KEYS, Config, dump_config, load_config
 from signforge.errors import SignforgeError
 from signforge.files import write_atomically
 
@@ -38,7 +38,8 @@ FREE_KEYS = (
     "benchmark.inception_weights",
     "benchmark.inception_images",
     "benchmark.budget",
-    "classifier.num_workers",
+    *(f"classifier.{key}" for key in CLASSIFIER_RUNNING_KEYS),
+    "gan.deterministic",
 )
 """Config keys that change which rows there are, or how they are read, but no row itself."""
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from signforge.balance.classifier_gate import CARD, ClassifierGate, GateCard, fit_classifier_gate
 from signforge.benchmark.folder import read_json, write_json
-from signforge.config import BalanceConfig, ClassifierConfig
+from signforge.config import CLASSIFIER_RUNNING_KEYS, BalanceConfig, ClassifierConfig
 from signforge.data.images import LabeledImages
 from signforge.errors import SignforgeError
 from signforge.progress import Track, no_progress
@@ -81,5 +81,5 @@ def _identity(card: GateCard) -> tuple[object, ...]:
 def _comparable(
     train_fingerprint: str, classifier: ClassifierConfig, tau: float, folds: int
 ) -> tuple[object, ...]:
-    """All but the number of workers, which changes nothing in the gate."""
-    return (train_fingerprint, classifier.model_copy(update={"num_workers": 0}), tau, folds)
+    settings = classifier.model_dump(exclude={*CLASSIFIER_RUNNING_KEYS})
+    return (train_fingerprint, settings, tau, folds)

@@ -35,7 +35,7 @@ from signforge.benchmark.trials import (
     run_trials,
     validation_groups,
 )
-from signforge.config import BalanceConfig, ClassifierConfig, Config
+from signforge.config import CLASSIFIER_RUNNING_KEYS, BalanceConfig, ClassifierConfig, Config
 from signforge.data.images import LabeledImages
 from signforge.environment import describe_environment
 from signforge.errors import SignforgeError
@@ -264,7 +264,7 @@ def shared_gate(
     request = json.dumps(
         [
             train.fingerprint,
-            classifier.model_dump(mode="json", exclude={"steps", "num_workers"}),
+            classifier.model_dump(mode="json", exclude={"steps", *CLASSIFIER_RUNNING_KEYS}),
             balance.gate_steps,
             balance.gate_folds,
         ]

@@ -24,14 +24,14 @@ from signforge.benchmark.arms import ArmSetup
 from signforge.benchmark.fitting import fit_arm
 from signforge.benchmark.folder import Row, append_row, read_rows
 from signforge.classify.training import predict_logits
-from signforge.config import ClassifierConfig
+from signforge.config import CLASSIFIER_RUNNING_KEYS, ClassifierConfig
 from signforge.data.images import UNKNOWN_GROUP, LabeledImages
 from signforge.evaluate.accuracy import accuracy_report
 from signforge.progress import Track, no_progress
 
 T = TypeVar("T")
 
-NO_RESULT_KEYS = ("num_workers", "device", "compile")
+NO_RESULT_KEYS = (*CLASSIFIER_RUNNING_KEYS, "device", "compile")
 """Classifier keys that change how fast a row comes, not what is in it."""
 
 

@@ -35,7 +35,7 @@ from signforge.classify.losses import Deferred, loss_at
 from signforge.classify.losses import Loss as Loss
 from signforge.classify.separate_statistics import forward_apart
 from signforge.config import ClassifierConfig
-from signforge.device import autocast, resolve_device
+from signforge.device import autocast, deterministic, resolve_device
 from signforge.errors import SignforgeError
 from signforge.progress import Stopped, Track, no_progress
 from signforge.seeds import derive_seed
@@ -88,9 +88,10 @@ def fit_classifier(
     ending: the last of these steps; then only the last layer learns, and all others do what they
         do in evaluation mode. Learning rate and loss go on as they would without.
     checkpoint: written every so often and where ``track`` raises Stopped; a training that finds
-        one goes on from it, and ends on a CPU with the very weights of one that was never cut
-        short. For that, sampler and ``set_epoch`` must follow from the epoch alone, and items
-        must not draw at random in worker processes. Whoever has kept the result deletes it.
+        one goes on from it, and ends on a CPU, or where ``deterministic`` is set, with the very
+        weights of one that was never cut short. For that, sampler and ``set_epoch`` must follow
+        from the epoch alone, and items must not draw at random in worker processes. Whoever has
+        kept the result deletes it.
 
     AdamW with linear warm-up and cosine decay over all steps; the model ends up on
     ``config.device``, in training mode. The global random state is left as it was.
@@ -117,7 +118,8 @@ def fit_classifier(
     last_seed = derive_seed(seed, ENDING)
     last_batches = draw_batches(last.dataset, last.sampler, config, last_seed, device, begun_last)
     forked = torch.random.fork_rng(devices=[device] if device.type == "cuda" else [])
-    with forked, closing(batches), closing(last_batches):
+    same_bits = deterministic(config.deterministic)
+    with same_bits, forked, closing(batches), closing(last_batches):
         forward = torch.compile(model) if config.compile else model
         frozen: list[nn.Parameter] = []
         drawn = chain(islice(batches, first_steps - begun_first), last_batches)

@@ -110,7 +110,10 @@ class ValidationProbe:
             if made_from == (train.fingerprint, config.probe_classifier, config.probe_steps):
                 return kept
         classifier = ClassifierConfig(
-            name=config.probe_classifier, precision=config.precision, device=config.device
+            name=config.probe_classifier,
+            precision=config.precision,
+            deterministic=config.deterministic,
+            device=config.device,
         )
         extractor = train_extractor(
             train, config=classifier, steps=config.probe_steps, seed=config.seed, track=self._track

@@ -11,7 +11,7 @@ from torch import Tensor
 from signforge.balance.dataset import SyntheticBalancedDataset
 from signforge.balance.plan import as_plan
 from signforge.balance.strategy import POLICIES, resolve_sampling_strategy
-from signforge.config import Config
+from signforge.config import CLASSIFIER_RUNNING_KEYS, Config
 from signforge.data.encode import class_folders
 from signforge.data.images import LabeledImages
 from signforge.data.splits import PreparedSplits
@@ -25,7 +25,7 @@ from signforge.progress import Track, no_progress
 if TYPE_CHECKING:
     from signforge.balance.classifier_gate import ClassifierGate
 
-_FREE_CLASSIFIER_KEYS = {"steps", "num_workers", "device", "compile"}
+_FREE_CLASSIFIER_KEYS = {"steps", *CLASSIFIER_RUNNING_KEYS, "device", "compile"}
 """They do not concern the gate (``balance.gate_steps`` does), or only how fast it is made."""
 
 

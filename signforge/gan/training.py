@@ -17,7 +17,7 @@ from torch import Tensor
 
 from signforge.config import GanConfig
 from signforge.data.images import LabeledImages
-from signforge.device import resolve_device
+from signforge.device import deterministic, resolve_device
 from signforge.errors import SignforgeError
 from signforge.files import cannot_write, remove_leftovers
 from signforge.gan.batches import BatchSource
@@ -111,8 +111,9 @@ def train_cgan(
     """Trains until ``total_kimg`` or ``max_minutes`` and leaves the EMA generator in ``run``.
 
     Writes metrics.jsonl, checkpoints/ and generator.safetensors + generator.json. With
-    ``resume`` it goes on from the newest checkpoint, on a CPU bit for bit as if it had never
-    stopped (unless ``max_minutes`` is what ends it: then the clock sets the learning rates).
+    ``resume`` it goes on from the newest checkpoint, on a CPU, or where ``deterministic`` is set,
+    bit for bit as if it had never stopped (unless ``max_minutes`` is what ends it: then the clock
+    sets the learning rates).
     Where a loss or gradient is not finite it goes back to the newest checkpoint and on from
     there at half the learning rates, ``max_rollbacks`` times at most.
 
@@ -122,7 +123,13 @@ def train_cgan(
     the last good checkpoint). Raises StoppedBeforeStart where ``events.should_stop`` said so before
     there was a checkpoint.
     """
-    events = events or TrainingEvents()
+    with deterministic(config.deterministic):
+        return _train(config, train, run, events or TrainingEvents(), resume)
+
+
+def _train(
+    config: GanConfig, train: LabeledImages, run: Path, events: TrainingEvents, resume: bool
+) -> Progress:
     _require_every_class(train)
     device = resolve_device(config.device)
     state = build_training_state(

@@ -300,6 +300,23 @@ def test_a_compiled_training_is_the_plain_one(monkeypatch: pytest.MonkeyPatch) -
     assert equal(*states)
 
 
+@pytest.mark.parametrize("wanted", [False, True])
+def test_deterministic_algorithms_are_taken_where_asked_for(
+    monkeypatch: pytest.MonkeyPatch, wanted: bool
+) -> None:
+    monkeypatch.setenv("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # which outlives the training
+    asked = []
+
+    def loss(logits: Tensor, labels: Tensor) -> Tensor:
+        asked.append(torch.are_deterministic_algorithms_enabled())
+        return F.cross_entropy(logits, labels)
+
+    settings = config(3, deterministic=wanted)
+    fit_classifier(tiny(), squares(40), config=settings, seed=0, loss=loss)
+    assert asked == [wanted] * 3
+    assert not torch.are_deterministic_algorithms_enabled()
+
+
 def floats(n: int = 20) -> TensorDataset:
     return TensorDataset(torch.rand(n, 3, SIZE, SIZE), torch.zeros(n, dtype=torch.int64))
 

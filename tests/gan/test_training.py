@@ -108,6 +108,27 @@ def test_twenty_kills_leave_no_trace(tmp_path, precision):
     assert left == {path.relative_to(whole) for path in whole.rglob("*")}
 
 
+@pytest.mark.parametrize("wanted", [False, True])
+def test_deterministic_algorithms_train_and_judge_where_asked_for(
+    make_config, make_train, tmp_path, monkeypatch, wanted
+):
+    monkeypatch.setenv("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # which outlives the training
+    asked = []
+
+    def probe(_sampler: object, _seen_kimg: float) -> ProbeValues:
+        asked.append(torch.are_deterministic_algorithms_enabled())
+        return ProbeValues(0.75, 0.5, 1, (1.0, 0.5, 0.75), 1.0, 2.0, (1,))
+
+    def note(_status: object) -> None:
+        asked.append(torch.are_deterministic_algorithms_enabled())
+
+    config = make_config(deterministic=wanted)
+    events = TrainingEvents(on_status=note, probe=probe)
+    assert train_cgan(config, make_train(), tmp_path, events=events).step == 12
+    assert asked == [wanted] * 13
+    assert not torch.are_deterministic_algorithms_enabled()
+
+
 def test_resuming_a_finished_run_changes_nothing(make_config, make_train, tmp_path):
     config, train = make_config(), make_train()
     train_cgan(config, train, tmp_path)
