@@ -2,7 +2,7 @@
 
 import os
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 
 import torch
 
@@ -74,7 +74,9 @@ def use_bf16(device: torch.device, precision: str) -> bool:
 
 
 def autocast(device: torch.device, precision: str) -> AbstractContextManager[None]:
-    """bf16 autocast on ``device`` if ``use_bf16``, else a context that does nothing."""
+    """bf16 autocast on ``device`` if ``use_bf16``, else none, within another one too."""
+    if not torch.amp.is_autocast_available(device.type):
+        return nullcontext()
     context: AbstractContextManager[None] = torch.autocast(
         device.type, torch.bfloat16, enabled=use_bf16(device, precision)
     )

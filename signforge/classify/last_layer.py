@@ -4,6 +4,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from signforge.device import autocast
 from signforge.errors import SignforgeError
 
 
@@ -21,7 +22,7 @@ class CosineLayer(nn.Linear):
             self.weight.copy_(F.normalize(torch.randn_like(self.weight)))
 
     def forward(self, input: Tensor) -> Tensor:  # noqa: A002  (the name that nn.Linear gives it)
-        with torch.autocast(input.device.type, enabled=False):
+        with autocast(input.device, "fp32"):
             features, weight = F.normalize(input.float()), F.normalize(self.weight.float())
             return self.scale * F.linear(features, weight)
 

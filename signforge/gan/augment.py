@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from signforge.device import autocast
 from signforge.gan.distributed import WHOLE, Share
 
 
@@ -94,7 +95,7 @@ def _geometric(images: Tensor, draws: _Draws) -> Tensor:
     scale = 1 + (draws.uniform().view(-1) - 0.5) * 0.2
     cos, sin, zero = angle.cos() * scale, angle.sin() * scale, torch.zeros_like(angle)
     matrices = torch.stack([cos, -sin, zero, sin, cos, zero], dim=1).view(-1, 2, 3)
-    with torch.autocast(images.device.type, enabled=False):  # bf16 is too coarse for coordinates
+    with autocast(images.device, "fp32"):  # bf16 is too coarse for coordinates
         grid = F.affine_grid(matrices.to(images.dtype), list(images.shape), align_corners=False)
         return F.grid_sample(images, grid, padding_mode="border", align_corners=False)
 

@@ -10,6 +10,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from signforge.device import autocast
+
 SQUARINGS = 10
 """Of W W^T for a spectral norm: 2 ** 10 power iterations, which lose a few 1e-4 of its square where
 the second singular value lies most unfavourably, and nothing where it is not nearly the first."""
@@ -83,7 +85,7 @@ def squared_spectral_norms(matrices: Tensor) -> Tensor:
 
     Not by an SVD, since to take one of every class at every step is slow, and a GPU's host waits.
     """
-    with torch.autocast(matrices.device.type, enabled=False):  # bf16 has no digits for a power
+    with autocast(matrices.device, "fp32"):  # bf16 has no digits for a power
         left = _leading_left_vectors(matrices)
         return (left[:, None] @ matrices).square().sum(dim=(1, 2))
 

@@ -1,5 +1,6 @@
 import copy
 import json
+import sys
 from collections.abc import Iterator
 from dataclasses import asdict
 from functools import partial
@@ -7,10 +8,13 @@ from pathlib import Path
 
 import pytest
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 
 from signforge.gan import losses
 from signforge.gan.batches import BatchSource
 from signforge.gan.distributed import Share
+from signforge.gan.ema import ema_update
 from signforge.gan.networks import UNKNOWN_CLASS, ProjectionDiscriminator
 from signforge.gan.step import (
     build_training_state,
@@ -18,6 +22,7 @@ from signforge.gan.step import (
     gan_step,
     measure_images_per_second,
 )
+from signforge.gan.warmup import set_warmup
 from signforge.seeds import derive_seed
 
 CPU = torch.device("cpu")
@@ -298,3 +303,78 @@ def test_the_discriminator_is_told_the_class_of_a_share_of_the_images(
         before["discriminator.embedding.weight"], state.discriminator.embedding.weight
     )
     assert moved == (share > 0)
+
+
+# --- on another device ---------------------------------------------------------------------------
+
+META = torch.device("meta")
+
+
+class OnMeta(torch.Generator):
+    """What a GPU's generator would be: draws where the images lie."""
+
+    device = META
+
+
+class Crossings(TorchDispatchMode):
+    """Notes what crosses between the host and the device; a GPU's host waits for each."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.found: list[str] = []
+
+    def __torch_dispatch__(self, func, _types, args=(), kwargs=None):
+        out = func(*args, **(kwargs or {}))
+        tensors = [t for t in tree_leaves((args, kwargs, out)) if isinstance(t, torch.Tensor)]
+        if len({t.device for t in tensors}) > 1:
+            self.found.append(str(func))
+        return out
+
+
+@pytest.fixture
+def adam_on_meta(monkeypatch: pytest.MonkeyPatch) -> None:
+    """torch has the fused update for tensors without values, but only lets real devices ask."""
+    adam = sys.modules[torch.optim.Adam.__module__]  # torch.optim hides its name
+    monkeypatch.setattr(adam, "_device_dtype_check_for_fused", lambda *_, **__: None)
+
+
+@pytest.mark.usefixtures("adam_on_meta")
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {},
+        {
+            "loss": "relativistic",
+            "upsample": "resize",
+            "lecam_weight": 0.1,
+            "gsr_weight": 0.1,
+            "projection_share": 0.5,
+            "discriminator_dropout": 0.2,
+            "augment": ("color", "translation", "geometric", "cutout"),
+            "augment_probability": 0.5,
+            "class_prior_warmup_kimg": 1.0,
+            "conditioning_warmup_kimg": 1.0,
+        },
+    ],
+    ids=["recipe", "all else"],
+)
+def test_a_step_stays_on_the_device_and_waits_for_nothing(make_config, make_train, changes):
+    """Tensors on meta have no values: asking for one is an error there, and a wait on a GPU."""
+    config, train = make_config(**changes), make_train()
+    state = build_training_state(config, num_classes=3, resolution=8, device=META)
+    batches = BatchSource(train, config.class_prior, META)
+    with Crossings() as crossings:
+        for with_penalty in (True, False):
+            set_warmup(state, batches, config, 0.5)
+            values = gan_step(state, batches, config, OnMeta(), with_penalty=with_penalty)
+            ema_update(state.ema, state.generator, 0.9)
+    assert crossings.found == []
+    assert {value.device for value in asdict(values).values()} == {META}
+
+
+def test_what_crosses_to_the_device_is_noticed():
+    with Crossings() as crossings:
+        torch.zeros(3).to(META)
+    assert crossings.found == ["aten._to_copy.default"]
+    with pytest.raises(RuntimeError, match=r"\.item\(\)"):
+        bool(torch.zeros((), device=META))
