@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 
 import torch
+from torch import Tensor
 
 from signforge.errors import SignforgeError
 
@@ -12,22 +13,39 @@ from signforge.errors import SignforgeError
 def resolve_device(name: str) -> torch.device:
     """``"auto"`` is CUDA where there is one, else the CPU; other names are torch's.
 
-    Raises SignforgeError for a name that torch does not know or a device that is not there.
+    Raises SignforgeError for a name that torch does not know, and a device that is not there or is
+    too old for this build of torch.
     """
     if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        name = "cuda" if torch.cuda.is_available() else "cpu"
     try:
         device = torch.device(name)
     except RuntimeError:
         raise SignforgeError(f"Unknown device {name!r}: use auto, cpu, cuda or cuda:N.") from None
     try:
-        torch.empty(0, device=device)
+        torch.ones(1, device=device).add_(1)  # an empty tensor runs nothing
     except (RuntimeError, AssertionError):  # torch asserts where it was built without the backend
         raise SignforgeError(
-            f"Device {name!r} was asked for, but torch cannot use it on this machine; use auto or "
-            "cpu."
+            f"Device {name!r} was asked for, but torch cannot use it on this machine; use cpu."
         ) from None
     return device
+
+
+def to_device(tensor: Tensor, device: torch.device) -> Tensor:
+    """``tensor`` on ``device``; where that is a GPU, nobody waits for what it still has to do."""
+    if device.type != "cuda" or tensor.device == device:
+        return tensor.to(device)
+    return (tensor if tensor.is_cuda else tensor.pin_memory()).to(device, non_blocking=True)
+
+
+@contextmanager
+def enough_memory(advice: str) -> Iterator[None]:
+    """Raises SignforgeError with ``advice`` where a GPU has not enough memory inside."""
+    try:
+        yield
+    except torch.OutOfMemoryError as error:
+        what = str(error).split(". ")[0].strip().rstrip(".")
+        raise SignforgeError(f"{what}; {advice}, or free memory on the device.") from None
 
 
 @contextmanager
@@ -64,7 +82,8 @@ def use_bf16(device: torch.device, precision: str) -> bool:
     if precision != "auto":
         return precision == "bf16"
     if device.type == "cuda":
-        return bool(torch.cuda.is_bf16_supported(including_emulation=False))
+        with torch.cuda.device(device):  # torch answers for the current one
+            return bool(torch.cuda.is_bf16_supported(including_emulation=False))
     if device.type == "cpu":
         # The question oneDNN answers from the CPU's own flags: emulated bf16 is slower than fp32.
         # Some builds, such as those for Apple silicon, have no oneDNN at all.

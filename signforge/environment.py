@@ -11,17 +11,22 @@ from typing import Any
 
 import torch
 
+from signforge.device import resolve_device
+
 PACKAGES = ("signforge", "torch", "torchvision", "timm", "torchmetrics", "numpy")
 
 
-def describe_environment() -> dict[str, Any]:
+def describe_environment(device: str = "auto") -> dict[str, Any]:
     """Versions, hardware and commit, ready for JSON; nothing that names a person or a machine.
 
     Keys: ``versions`` ({package: version}, with python; None where a package is not installed),
     ``hardware`` ({cpu, cores, threads, memory_gb, gpu, platform}; cores are those this process
-    may use, gpu is None without one), ``commit`` (None outside a git checkout) and ``dirty``
-    (whether tracked files differ from the commit; None outside a git checkout).
+    may use, gpu is that of ``device``, None where it is none), ``commit`` (None outside a git
+    checkout) and ``dirty`` (whether tracked files differ from the commit; None outside one).
+
+    device: as in a config. Raises SignforgeError as ``resolve_device`` does.
     """
+    used = resolve_device(device)
     commit, dirty = commit_of(Path(__file__).resolve().parent)
     return {
         "versions": {"python": platform.python_version(), **{p: _version(p) for p in PACKAGES}},
@@ -30,7 +35,7 @@ def describe_environment() -> dict[str, Any]:
             "cores": _usable_cores(),
             "threads": torch.get_num_threads(),
             "memory_gb": _memory_gb(),
-            "gpu": torch.cuda.get_device_name(0) if torch.cuda.is_available() else None,
+            "gpu": torch.cuda.get_device_name(used) if used.type == "cuda" else None,
             "platform": f"{platform.system()} {platform.machine()}",
         },
         "commit": commit,

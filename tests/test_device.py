@@ -3,7 +3,14 @@ import os
 import pytest
 import torch
 
-from signforge.device import autocast, deterministic, resolve_device, use_bf16
+from signforge.device import (
+    autocast,
+    deterministic,
+    enough_memory,
+    resolve_device,
+    to_device,
+    use_bf16,
+)
 from signforge.errors import SignforgeError
 
 CPU = torch.device("cpu")
@@ -102,3 +109,20 @@ def test_other_errors_pass_through_deterministic():
     with pytest.raises(RuntimeError, match="must match"), deterministic(True):
         torch.zeros(2) + torch.zeros(3)
     assert not torch.are_deterministic_algorithms_enabled()
+
+
+def test_tensors_move_to_a_device_once():
+    tensor = torch.arange(3)
+    assert to_device(tensor, CPU) is tensor
+    moved = to_device(tensor, torch.device("meta"))
+    assert moved.device.type == "meta"
+    assert moved.shape == tensor.shape
+
+
+def test_a_full_gpu_is_one_sentence_that_says_what_to_lower():
+    message = "CUDA out of memory. Tried to allocate 2.00 GiB. GPU 0 has 1.00 GiB free"
+    refused = pytest.raises(SignforgeError, match=r"^CUDA out of memory; lower x.y, or free memory")
+    with refused, enough_memory("lower x.y"):
+        raise torch.OutOfMemoryError(message)
+    with pytest.raises(RuntimeError, match="other"), enough_memory("lower x.y"):
+        raise RuntimeError("other")

@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from signforge.environment import commit_of, describe_environment, hardware_line
+from signforge.errors import SignforgeError
 
 
 def test_the_record_is_json_and_names_versions_and_hardware():
@@ -19,6 +20,12 @@ def test_the_record_is_json_and_names_versions_and_hardware():
 
 
 @pytest.mark.skipif(shutil.which("git") is None, reason="git is not installed")
+def test_no_gpu_is_named_that_is_not_used():
+    assert describe_environment("cpu")["hardware"]["gpu"] is None
+    with pytest.raises(SignforgeError, match="'cuda:99' was asked for"):
+        describe_environment("cuda:99")
+
+
 def test_the_commit_is_that_of_the_packages_own_checkout(tmp_path):
     def git(*arguments, cwd=tmp_path):
         identity = ["-c", "user.name=t", "-c", "user.email=t@example.org"]

@@ -83,7 +83,9 @@ def make_plan(
             "There is nothing to plan: sampling_strategy and max_synthetic_fraction add no image "
             "to any class."
         )
-    stage = Stage(train, val, config.classifier, describe_environment(), command)
+    stage = Stage(
+        train, val, config.classifier, describe_environment(config.classifier.device), command
+    )
     gate = shared_gate(balance, config.classifier, train, folder, track=track)
     for note in gate.notes if gate else ():
         message(note)

@@ -130,7 +130,7 @@ def run_benchmark(
                 )
     if sampler is not None:
         check_generator(sampler, splits.train)
-    environment = environment or describe_environment()
+    environment = environment or describe_environment(config.classifier.device)
     dataset = describe_dataset(splits, sampler, gan_seconds)
     strategy_sha256 = strategy_file_sha256(config.balance.sampling_strategy)
     if strategy_sha256:

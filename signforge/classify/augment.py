@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from signforge.classify.randaugment import rand_augment
+from signforge.device import to_device
 
 MEAN = (0.485, 0.456, 0.406)
 """RGB mean of ImageNet in [0, 1]: what most pretrained weights were trained with."""
@@ -44,7 +45,7 @@ def augment_batch(
     if policy == "randaugment":
         return normalise(rand_augment(images, rng))
     n = len(images)
-    draws = torch.rand((6, n), generator=rng, device=rng.device).to(images.device) * 2 - 1
+    draws = to_device(torch.rand((6, n), generator=rng, device=rng.device), images.device) * 2 - 1
     angle, shift_x, shift_y, scale, brightness, contrast = draws
     angle = angle * math.radians(MAX_ROTATION_DEGREES)
     # affine_grid maps output to input places, so an object grows when its coordinates shrink.
@@ -64,6 +65,5 @@ def augment_batch(
 
 
 def _standardise(images: Tensor) -> Tensor:
-    mean = torch.tensor(MEAN, device=images.device).view(1, 3, 1, 1)
-    std = torch.tensor(STD, device=images.device).view(1, 3, 1, 1)
+    mean, std = (to_device(torch.tensor(v), images.device).view(1, 3, 1, 1) for v in (MEAN, STD))
     return (images - mean) / std

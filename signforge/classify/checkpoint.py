@@ -72,6 +72,8 @@ class FitCheckpoint:
                 raise ValueError("SHA-256 differs from what it says")
             progress = TypeAdapter(FitProgress).validate_json(metadata["progress"])
             restore_state(tensors, {MODEL: model}, {OPTIMIZER: optimizer})
+        except torch.OutOfMemoryError:
+            raise  # says nothing about the file
         except (
             OSError, ValueError, LookupError, TypeError, RuntimeError, SafetensorError
         ) as error:  # fmt: skip

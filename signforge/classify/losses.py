@@ -12,6 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from signforge.device import to_device
 from signforge.errors import SignforgeError
 
 Loss = Callable[[Tensor, Tensor], Tensor]
@@ -52,7 +53,7 @@ class ClassWeighted:
 
     def __call__(self, logits: Tensor, labels: Tensor) -> Tensor:
         losses = F.cross_entropy(logits, labels, reduction="none")
-        return (self.weights.to(logits.device)[labels] * losses).mean()
+        return (to_device(self.weights, logits.device)[labels] * losses).mean()
 
 
 @dataclass(frozen=True, eq=False)
@@ -62,7 +63,7 @@ class LogitAdjusted:
     offsets: Tensor
 
     def __call__(self, logits: Tensor, labels: Tensor) -> Tensor:
-        return F.cross_entropy(logits + self.offsets.to(logits.device), labels)
+        return F.cross_entropy(logits + to_device(self.offsets, logits.device), labels)
 
 
 @dataclass(frozen=True)
@@ -89,8 +90,8 @@ class LabelMargins:
 
     def __call__(self, logits: Tensor, labels: Tensor) -> Tensor:
         own = F.one_hot(labels, logits.shape[1]).to(logits.dtype)
-        lowered = logits - own * self.margins.to(logits.device)
-        weights = None if self.weights is None else self.weights.to(logits.device)
+        lowered = logits - own * to_device(self.margins, logits.device)
+        weights = None if self.weights is None else to_device(self.weights, logits.device)
         return F.cross_entropy(lowered, labels, weight=weights)
 
 

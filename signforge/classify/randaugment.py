@@ -13,6 +13,8 @@ import torch.nn.functional as F
 from torch import Tensor
 from torchvision.transforms.v2 import functional as tv
 
+from signforge.device import to_device
+
 NUM_OPERATIONS = 2
 _STRENGTH = 9 / 30
 """Magnitude 9 on a scale that ends at 30."""
@@ -39,7 +41,7 @@ def rand_augment(images: Tensor, rng: torch.Generator) -> Tensor:
         for number, operation in enumerate(OPERATIONS.values()):
             for sign in (1, -1):
                 mask = (choice == number) & (up == (sign > 0))
-                rows = mask.nonzero().flatten().to(images.device)
+                rows = to_device(mask.nonzero().flatten(), images.device)
                 if len(rows):
                     changed[rows] = operation(images[rows], sign)
         images = changed
@@ -48,7 +50,7 @@ def rand_augment(images: Tensor, rng: torch.Generator) -> Tensor:
 
 def _warp(images: Tensor, matrix: Sequence[Sequence[float]]) -> Tensor:
     """The affine ``matrix`` maps places in the result to places in ``images``; edges repeat."""
-    theta = torch.tensor(matrix, device=images.device).expand(len(images), 2, 3)
+    theta = to_device(torch.tensor(matrix), images.device).expand(len(images), 2, 3)
     grid = F.affine_grid(theta, list(images.shape), align_corners=False)
     moved = F.grid_sample(
         images.float(), grid, mode="bilinear", padding_mode="border", align_corners=False

@@ -13,6 +13,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from signforge.device import to_device
+
 FEWEST = 2
 """Rows that batch norm needs to train on."""
 
@@ -28,14 +30,17 @@ def forward_apart(
     count = int(synthetic.sum())
     if min(count, len(inputs) - count) < FEWEST:
         return forward(inputs)
-    synthetic = synthetic.to(inputs.device)
-    real_logits = forward(inputs[~synthetic])
+    # Row numbers, since a GPU would have to be asked how many rows a mask on it lets through.
+    own, others = (
+        to_device(kind.nonzero().flatten(), inputs.device) for kind in (~synthetic, synthetic)
+    )
+    real_logits = forward(inputs[own])
     with _running_statistics_kept(model):
-        synthetic_logits = forward(inputs[synthetic])
+        synthetic_logits = forward(inputs[others])
     logits = torch.empty(
         (len(inputs), real_logits.shape[1]), dtype=real_logits.dtype, device=real_logits.device
     )
-    return logits.index_put((~synthetic,), real_logits).index_put((synthetic,), synthetic_logits)
+    return logits.index_put((own,), real_logits).index_put((others,), synthetic_logits)
 
 
 @contextmanager

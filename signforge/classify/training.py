@@ -35,7 +35,7 @@ from signforge.classify.losses import Deferred, loss_at
 from signforge.classify.losses import Loss as Loss
 from signforge.classify.separate_statistics import forward_apart
 from signforge.config import ClassifierConfig
-from signforge.device import autocast, deterministic, resolve_device
+from signforge.device import autocast, deterministic, enough_memory, resolve_device
 from signforge.errors import SignforgeError
 from signforge.progress import Stopped, Track, no_progress
 from signforge.seeds import derive_seed
@@ -100,6 +100,21 @@ def fit_classifier(
     no output for, a loss that is not finite (before it reaches the weights), and a checkpoint
     that cannot be read. Warns of one that cannot be written.
     """
+    with deterministic(config.deterministic), enough_memory("lower classifier.batch_size"):
+        return _fit(model, dataset, config, seed, sampler, loss, ending, checkpoint, track)
+
+
+def _fit(
+    model: nn.Module,
+    dataset: Dataset[Any],
+    config: ClassifierConfig,
+    seed: int,
+    sampler: Sampler[int] | None,
+    loss: Loss | Deferred,
+    ending: Ending | None,
+    checkpoint: FitCheckpoint | None,
+    track: Track,
+) -> FitResult:
     device = resolve_device(config.device)
     started = saved_at = time.perf_counter()
     model.to(device=device, memory_format=torch.channels_last)  # type: ignore[call-overload]
@@ -118,8 +133,7 @@ def fit_classifier(
     last_seed = derive_seed(seed, ENDING)
     last_batches = draw_batches(last.dataset, last.sampler, config, last_seed, device, begun_last)
     forked = torch.random.fork_rng(devices=[device] if device.type == "cuda" else [])
-    same_bits = deterministic(config.deterministic)
-    with same_bits, forked, closing(batches), closing(last_batches):
+    with forked, closing(batches), closing(last_batches):
         forward = torch.compile(model) if config.compile else model
         frozen: list[nn.Parameter] = []
         drawn = chain(islice(batches, first_steps - begun_first), last_batches)
@@ -195,14 +209,14 @@ def _train_step(
     _check_labels(labels, logits.shape[1])
     criterion = loss_at(loss, step, config.steps)
     step_loss = criterion(logits.float(), labels.to(device, non_blocking=True))
-    value = step_loss.item()
+    optimizer.zero_grad(set_to_none=True)
+    step_loss.backward()  # type: ignore[no-untyped-call]
+    value = step_loss.item()  # a GPU has all it needs for the gradients by now
     if not math.isfinite(value):
         raise SignforgeError(
             f"The classifier's loss became {value} at step {step + 1} of {config.steps}; "
             f"lower classifier.learning_rate (now {config.learning_rate:g})."
         )
-    optimizer.zero_grad(set_to_none=True)
-    step_loss.backward()  # type: ignore[no-untyped-call]
     optimizer.step()
     return value
 

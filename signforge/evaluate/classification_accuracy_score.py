@@ -82,6 +82,10 @@ class SampledImages(Dataset[tuple[Tensor, int]]):
             self.images = draw_samples(self.sampler, self.labels, seed)
             self.drawn_epoch = epoch
 
+    def __getstate__(self) -> dict[str, Any]:
+        """Loader workers get the images; what drew them may lie on a GPU, or not travel at all."""
+        return {**vars(self), "sampler": None}
+
     def __len__(self) -> int:
         return len(self.labels)
 

@@ -47,7 +47,10 @@ class ExtractorCard(Section):
 
 
 class FeatureExtractor:
-    """A trained classifier, frozen: images to pooled features and logits, always in fp32."""
+    """A trained classifier, frozen: images to pooled features and logits, in fp32.
+
+    On an NVIDIA GPU torch multiplies fp32 in TF32 where its settings allow it.
+    """
 
     def __init__(self, model: nn.Module, card: ExtractorCard, device: torch.device) -> None:
         model.to(device=device, memory_format=torch.channels_last)  # type: ignore[call-overload]

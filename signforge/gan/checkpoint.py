@@ -134,6 +134,8 @@ def load_checkpoint(folder: Path, state: TrainingState) -> Progress:
     try:
         progress, tensors = _read(folder)
         restore_state(tensors, state.modules(), state.optimizers())
+    except torch.OutOfMemoryError:
+        raise  # says nothing about the checkpoint
     except (OSError, ValueError, LookupError, TypeError, RuntimeError, SafetensorError) as error:
         raise _damaged(folder, error) from None
     return progress
@@ -147,6 +149,8 @@ def load_ema(folder: Path, generator: nn.Module) -> Progress:
     try:
         progress, tensors = _read(folder)
         generator.load_state_dict(state_below(tensors, "ema"))
+    except torch.OutOfMemoryError:
+        raise  # says nothing about the checkpoint
     except (OSError, ValueError, LookupError, TypeError, RuntimeError, SafetensorError) as error:
         raise _damaged(folder, error) from None
     return progress

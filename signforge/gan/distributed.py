@@ -79,17 +79,18 @@ def process_group(device: str) -> Iterator[None]:
         backend = "cpu:gloo,cuda:nccl"  # flags go over the CPU, so that no GPU is waited for
         torch.cuda.set_device(_own_gpu(device))
     distributed.init_process_group(backend, timeout=PATIENCE)
-    try:
-        yield
-        any_process(False)  # who leaves early takes the others' meeting place along
-    finally:
-        distributed.destroy_process_group()
+    yield
+    # Not after an error in this process alone: to part in order is to wait for the others, and on
+    # GPUs for what these wait for. The launcher ends them once this process is gone.
+    any_process(False)  # who leaves early takes the others' meeting place along
+    distributed.destroy_process_group()
 
 
 def by_first(action: Callable[[*Ts], T], *args: *Ts) -> T:
     """What ``action`` returns in the first process, the only one that runs it.
 
-    The others wait for it. Raises, in all of them, the SignforgeError that it raised.
+    The others wait for it. Raises, in all of them, the SignforgeError that it raised; of another
+    error only the first raises it, and the others a SignforgeError that tells of it.
     """
     share = current_share()
     if share.size == 1:
@@ -100,6 +101,10 @@ def by_first(action: Callable[[*Ts], T], *args: *Ts) -> T:
             outcome[0] = action(*args)
         except SignforgeError as error:
             outcome[1] = str(error)
+        except Exception as error:
+            outcome[1] = f"The first process failed with {type(error).__name__}; see its message."
+            distributed.broadcast_object_list(outcome)
+            raise
     distributed.broadcast_object_list(outcome)
     result, problem = outcome
     if problem is not None:

@@ -54,14 +54,23 @@ class GuideClassifier(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         maps = self.trunk(images.contiguous(memory_format=torch.channels_last))
-        logits: Tensor = self.linear(F.adaptive_avg_pool2d(maps.float(), 2).flatten(1))
+        logits: Tensor = self.linear(quarters(maps.float()).flatten(1))
         return logits.float()
+
+
+def quarters(maps: Tensor) -> Tensor:
+    """The mean of each quarter: float (N, C, S, S), S a power of two -> (N, C, 2, 2).
+
+    As ``F.adaptive_avg_pool2d``, whose gradient has no deterministic algorithm on a GPU.
+    """
+    side = maps.shape[-1]
+    return maps.expand(-1, -1, 2, 2) if side == 1 else F.avg_pool2d(maps, side // 2)
 
 
 def build_guide(config: GanConfig, *, num_classes: int, device: torch.device) -> GuideClassifier:
     """A fresh, frozen guide, initialised from ``config.seed`` without touching global state."""
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(derive_seed(config.seed, SEED_STREAM))
+        torch.default_generator.manual_seed(derive_seed(config.seed, SEED_STREAM))
         guide = GuideClassifier(num_classes=num_classes)
     guide.to(device)
     guide.to(memory_format=torch.channels_last)

@@ -85,7 +85,7 @@ def run_training(
             _record_changes(run, config)
         write_atomically(run / "config.yaml", dump_config(config).encode())
         write_atomically(run / "dataset.json", _json(_describe(splits)))
-        write_atomically(run / "environment.json", _json(describe_environment()))
+        write_atomically(run / "environment.json", _json(describe_environment(config.gan.device)))
         save_image_grid(
             run / "real.png", train.examples(GRID_COLUMNS), row_names(train.class_names)
         )

@@ -17,7 +17,7 @@ from safetensors.torch import save as save_tensors
 from torch import Tensor
 
 from signforge.config import GanConfig, Section
-from signforge.device import autocast, resolve_device
+from signforge.device import autocast, deterministic, resolve_device
 from signforge.errors import SignforgeError
 from signforge.files import move_into_place, sha256, write_atomically
 from signforge.gan.hub import CARD_FILE, WEIGHTS_FILE, download_generator, parse_address
@@ -131,7 +131,8 @@ class GanSampler:
         images = torch.empty((len(labels), 3, self.resolution, self.resolution), dtype=torch.uint8)
         for start in range(0, len(labels), SAMPLING_BATCH):
             rows = slice(start, start + SAMPLING_BATCH)
-            with autocast(self.device, self.card.gan.precision):
+            same_bits = deterministic(self.device.type == "cuda")
+            with same_bits, autocast(self.device, self.card.gan.precision):
                 fakes = self.generator(z[rows].to(self.device), labels[rows].to(self.device))
             images[rows] = to_uint8(fakes).cpu()
         return images

@@ -49,8 +49,13 @@ def build_training_state(
 
     The guide is as yet untrained. Every process of a group builds the same.
 
-    Raises SignforgeError for a batch that cannot be divided evenly among the processes.
+    Raises SignforgeError for a batch that cannot be divided evenly among the processes, and for
+    Apple's GPUs.
     """
+    if device.type == "mps":
+        raise SignforgeError(
+            "The GAN cannot train on an Apple GPU, which has no float64; use --device cpu."
+        )
     share = current_share()
     stddev_group = math.gcd(config.batch_size, STDDEV_GROUP)
     if config.batch_size % (stddev_group * share.size):
@@ -59,7 +64,7 @@ def build_training_state(
             f"be divided among {share.size}; make it a multiple of {STDDEV_GROUP * share.size}."
         )
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(config.seed)
+        torch.default_generator.manual_seed(config.seed)
         generator = build_generator(config, num_classes=num_classes, resolution=resolution)
         discriminator = ProjectionDiscriminator(
             num_classes=num_classes,
@@ -213,12 +218,13 @@ def measure_images_per_second(config: GanConfig, train: LabeledImages, steps: in
     batches = BatchSource(train, config.class_prior, device)
     rng = torch.Generator(device).manual_seed(0)
     for step in range(2):
-        gan_step(state, batches, config, rng, with_penalty=step == 0)
+        values = gan_step(state, batches, config, rng, with_penalty=step == 0)
+    values.generator_loss.item()  # waits for the device
     started = time.perf_counter()
     for step in range(steps):
         with_penalty = step % config.r1_every_steps == 0
         values = gan_step(state, batches, config, rng, with_penalty=with_penalty)
-    values.generator_loss.item()  # waits for the device
+    values.generator_loss.item()
     return steps * config.batch_size / (time.perf_counter() - started)
 
 

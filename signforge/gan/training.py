@@ -17,7 +17,7 @@ from torch import Tensor
 
 from signforge.config import GanConfig
 from signforge.data.images import LabeledImages
-from signforge.device import deterministic, resolve_device
+from signforge.device import deterministic, enough_memory, resolve_device
 from signforge.errors import SignforgeError
 from signforge.files import cannot_write, remove_leftovers
 from signforge.gan.batches import BatchSource
@@ -123,7 +123,7 @@ def train_cgan(
     the last good checkpoint). Raises StoppedBeforeStart where ``events.should_stop`` said so before
     there was a checkpoint.
     """
-    with deterministic(config.deterministic):
+    with deterministic(config.deterministic), enough_memory("lower gan.batch_size"):
         return _train(config, train, run, events or TrainingEvents(), resume)
 
 
@@ -172,6 +172,9 @@ def _train(
             progress = saved = _roll_back(run, state, config, progress)
             sums, finite = _step_sums(progress, device), torch.tensor(True, device=device)
             continue
+        if due and device.type != "cpu":
+            # What the steps still had to do there is done by now, and is theirs.
+            progress = replace(progress, seconds=of_first(time.perf_counter() - started))
 
         if due.probe and not stopping and events.probe:
             # A probe may take minutes, which is more than a scheduler leaves between its signals.

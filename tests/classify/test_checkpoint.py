@@ -130,6 +130,53 @@ def test_stopped_and_gone_on_with_it_ends_the_same(
     assert all(parameter.requires_grad for parameter in model.parameters())
 
 
+def test_a_full_gpu_says_nothing_about_the_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    checkpoint = FitCheckpoint(tmp_path / "part.safetensors", "x")
+    make, fit = VARIANTS["fp32"]
+    with pytest.raises(Stopped):
+        fit(make(), checkpoint=checkpoint, track=stop_after(2))
+
+    def full(*_args: object) -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
+
+    monkeypatch.setattr("signforge.classify.checkpoint.restore_state", full)
+    with pytest.raises(SignforgeError, match=r"^CUDA out of memory; lower classifier.batch_size"):
+        fit(make(), checkpoint=checkpoint)
+    assert checkpoint.path.exists()
+
+
+def test_what_is_drawn_anew_after_a_stop_is_drawn_by_the_same_algorithms(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # which outlives the training
+
+    class Drawn(Seen):
+        def __init__(self) -> None:
+            super().__init__(40)
+            self.deterministic: list[bool] = []
+
+        def set_epoch(self, epoch: int) -> None:
+            super().set_epoch(epoch)
+            self.deterministic.append(torch.are_deterministic_algorithms_enabled())
+
+    checkpoint = FitCheckpoint(tmp_path / "part.safetensors", "x")
+    settings = config(deterministic=True)
+    first, second = Drawn(), Drawn()
+    with pytest.raises(Stopped):
+        fit_classifier(
+            with_dropout(),
+            first,
+            config=settings,
+            seed=1,
+            checkpoint=checkpoint,
+            track=stop_after(5),
+        )
+    fit_classifier(with_dropout(), second, config=settings, seed=1, checkpoint=checkpoint)
+    assert set(first.deterministic) == set(second.deterministic) == {True}
+
+
 def test_nothing_is_read_again(tmp_path: Path) -> None:
     checkpoint = FitCheckpoint(tmp_path / "part.safetensors", "x")
     whole, first, second = Seen(40), Seen(40), Seen(40)

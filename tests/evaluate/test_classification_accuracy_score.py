@@ -1,4 +1,5 @@
 import json
+import pickle
 
 import pytest
 import torch
@@ -83,6 +84,15 @@ def test_epochs_are_drawn_anew_or_once(train: LabeledImages, fresh: bool, draws:
     image, label = samples[150]
     assert torch.equal(image, samples.images[150])
     assert label == 3
+
+
+def test_loader_workers_get_the_images_but_not_what_drew_them(train: LabeledImages) -> None:
+    samples = SampledImages(Replay(train), torch.tensor([1, 2]), seed=4, fresh=True)
+    samples.set_epoch(3)
+    sent = pickle.loads(pickle.dumps(samples))
+    assert sent.sampler is None
+    assert torch.equal(sent[1][0], samples[1][0])
+    assert sent[1][1] == 2
 
 
 def test_labels_follow_the_training_set_or_are_uniform() -> None:

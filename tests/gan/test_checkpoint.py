@@ -222,6 +222,21 @@ def test_a_missing_state_is_one_clear_error(tmp_path):
         load_checkpoint(folder, make_state(2))
 
 
+def test_a_full_gpu_says_nothing_about_the_checkpoint(tmp_path, monkeypatch):
+    state = make_state(1)
+    folder = save_checkpoint(tmp_path, state, at(1), keep=1)
+
+    def full(*_args, **_options):
+        raise torch.OutOfMemoryError("CUDA out of memory.")
+
+    monkeypatch.setattr("signforge.gan.checkpoint.restore_state", full)
+    monkeypatch.setattr(nn.Module, "load_state_dict", full)
+    with pytest.raises(torch.OutOfMemoryError):
+        load_checkpoint(folder, state)
+    with pytest.raises(torch.OutOfMemoryError):
+        load_ema(folder, state.ema)
+
+
 def test_other_networks_are_one_clear_error(tmp_path):
     folder = save_checkpoint(tmp_path, make_state(1), at(1), keep=1)
     with pytest.raises(SignforgeError, match="cannot be resumed") as error:

@@ -212,11 +212,19 @@ def test_only_the_first_process_writes_shows_and_probes(config, make_train, tmp_
     assert card["seen_kimg"] == 0.16
 
 
-def test_what_the_first_process_cannot_do_ends_all(config, make_train, tmp_path):
+@pytest.mark.parametrize(
+    ("error", "others_say"),
+    [
+        (SignforgeError("Cannot write there."), "Cannot write there."),
+        (RuntimeError("no kernel"), "The first process failed with RuntimeError; see its message."),
+    ],
+    ids=repr,
+)
+def test_what_the_first_process_cannot_do_ends_all(config, make_train, tmp_path, error, others_say):
     problems = in_two_processes(
-        shared_training.failing_training, config(), make_train(), tmp_path / "run"
+        shared_training.failing_training, config(), make_train(), tmp_path / "run", error
     )
-    assert problems == ["Cannot write there."] * 2
+    assert problems == [repr(error), repr(SignforgeError(others_say))]
 
 
 # --- the command line ----------------------------------------------------------------------------

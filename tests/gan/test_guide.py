@@ -3,7 +3,7 @@ import torch
 from torch.nn import functional as F
 
 from signforge.gan.batches import BatchSource
-from signforge.gan.guide import STOP_STEPS, build_guide, guide_loss, train_guide
+from signforge.gan.guide import STOP_STEPS, build_guide, guide_loss, quarters, train_guide
 
 CPU = torch.device("cpu")
 
@@ -57,3 +57,10 @@ def test_the_guide_is_a_function_of_the_seed_alone(make_config, make_train):
     a, b, c = (guide.state_dict() for guide in (one, two, other))
     assert all(torch.equal(a[key], b[key]) for key in a)
     assert not torch.equal(a["linear.weight"], c["linear.weight"])
+
+
+@pytest.mark.parametrize("side", [1, 2, 4, 16])
+def test_quarters_are_those_of_adaptive_pooling(side):
+    maps = torch.rand((3, 5, side, side), generator=torch.Generator().manual_seed(side))
+    expected = F.adaptive_avg_pool2d(maps, 2)
+    assert torch.allclose(quarters(maps), expected, atol=1e-6)

@@ -11,6 +11,7 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
+from signforge.errors import SignforgeError
 from signforge.gan import losses
 from signforge.gan.batches import BatchSource
 from signforge.gan.distributed import Share
@@ -378,3 +379,18 @@ def test_what_crosses_to_the_device_is_noticed():
     assert crossings.found == ["aten._to_copy.default"]
     with pytest.raises(RuntimeError, match=r"\.item\(\)"):
         bool(torch.zeros((), device=META))
+
+
+def test_an_apple_gpu_is_refused_in_one_sentence(make_config):
+    with pytest.raises(SignforgeError, match=r"cannot train on an Apple GPU.* --device cpu"):
+        build_training_state(make_config(), num_classes=3, resolution=8, device=torch.device("mps"))
+
+
+def test_building_networks_seeds_no_generator_of_a_gpu(make_config, monkeypatch):
+    def everywhere(_seed):
+        raise AssertionError("torch.manual_seed seeds those of every device")
+
+    monkeypatch.setattr(torch, "manual_seed", everywhere)
+    before = torch.get_rng_state()
+    build_training_state(make_config(), num_classes=3, resolution=8, device=CPU)
+    assert torch.equal(torch.get_rng_state(), before)

@@ -129,6 +129,16 @@ def test_deterministic_algorithms_train_and_judge_where_asked_for(
     assert not torch.are_deterministic_algorithms_enabled()
 
 
+def test_a_full_gpu_ends_a_training_with_one_sentence(make_config, make_train, tmp_path):
+    def full(_status: object) -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
+
+    events = TrainingEvents(on_status=full)
+    with pytest.raises(SignforgeError, match=r"^CUDA out of memory; lower gan.batch_size, or free"):
+        train_cgan(make_config(), make_train(), tmp_path, events=events)
+    assert train_cgan(make_config(), make_train(), tmp_path, resume=True).step == 12
+
+
 def test_resuming_a_finished_run_changes_nothing(make_config, make_train, tmp_path):
     config, train = make_config(), make_train()
     train_cgan(config, train, tmp_path)

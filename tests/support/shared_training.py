@@ -12,7 +12,6 @@ from torch import Tensor, nn
 
 from signforge.config import GanConfig
 from signforge.data.images import LabeledImages
-from signforge.errors import SignforgeError
 from signforge.gan import losses, training
 from signforge.gan.distributed import (
     Share,
@@ -131,16 +130,16 @@ def watched_training(
     return called, touched
 
 
-def failing_training(config: GanConfig, train: LabeledImages, run: Path) -> str:
-    """The first process cannot write; what each of them raises."""
+def failing_training(config: GanConfig, train: LabeledImages, run: Path, error: Exception) -> str:
+    """``error`` befalls the first process; what each of them raises."""
 
-    def full(_status: object) -> None:
-        raise SignforgeError("Cannot write there.")
+    def fail(_status: object) -> None:
+        raise error
 
     try:
-        train_cgan(config, train, run, events=TrainingEvents(on_status=full))
-    except SignforgeError as error:
-        return str(error)
+        train_cgan(config, train, run, events=TrainingEvents(on_status=fail))
+    except Exception as raised:
+        return repr(raised)
     return "nothing raised"
 
 
