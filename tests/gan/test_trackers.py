@@ -1,4 +1,4 @@
-"""TensorBoard really writes and is really read (MLflow: tests/extras); the rest are stand-ins."""
+"""TensorBoard is really written and read (MLflow, W&B: tests/extras); the rest are stand-ins."""
 
 import json
 import subprocess
