@@ -11,11 +11,18 @@ from torch import nn
 
 from signforge.config import GanConfig
 from signforge.data.images import LabeledImages
+from signforge.errors import SignforgeError
 from signforge.gan.batches import BatchSource
 from signforge.gan.checkpoint import TrainingState, best_checkpoint, list_checkpoints, load_ema
 from signforge.gan.metrics import Progress
 from signforge.gan.networks import ConditionalGenerator
-from signforge.gan.sampler import GanSampler, GeneratorCard, build_generator, save_sampler
+from signforge.gan.sampler import (
+    GanSampler,
+    GeneratorCard,
+    build_generator,
+    load_sampler,
+    save_sampler,
+)
 
 RECALIBRATION_BATCHES = 64
 
@@ -33,6 +40,28 @@ def current_sampler(
     ).to(batches.device)
     generator.load_state_dict(state.ema.state_dict())
     return _finished_sampler(config, generator, train, progress, batches)
+
+
+def export_once(
+    run: Path,
+    config: GanConfig,
+    train: LabeledImages,
+    batches: BatchSource,
+    *,
+    seconds: float,
+) -> None:
+    """``export_generator``, unless what it wrote after these very ``seconds`` is there and whole:
+    to work the statistics out again with other threads or hardware changes their last bits, and
+    with them the fingerprint that others go by.
+
+    Raises SignforgeError as ``export_generator`` does.
+    """
+    try:
+        there = load_sampler(run, "cpu").card.seconds == seconds
+    except SignforgeError:
+        there = False
+    if not there:
+        export_generator(run, config, train, batches, seconds=seconds)
 
 
 def export_generator(

@@ -18,6 +18,7 @@ from signforge.files import cannot_write, make_folder, write_atomically
 from signforge.gan.checkpoint import list_checkpoints
 from signforge.gan.distributed import by_first
 from signforge.gan.film import save_curves, save_film
+from signforge.gan.hub import CARD_FILE
 from signforge.gan.metrics import Probe, Status
 from signforge.gan.sampler import ClassConditionalSampler, GanSampler, load_sampler
 from signforge.gan.training import TrainingEvents, train_cgan
@@ -67,7 +68,8 @@ def run_training(
     ``train_cgan`` writes, and at the end samples.png, curves.png, film.gif and film.png; returns
     the finished generator, which is the best that ``probe`` judged, else the last.
 
-    A resumed run with another length, or other intervals, says so in resumes.jsonl.
+    A resumed run with another length, or other intervals, says so in resumes.jsonl. One that was
+    killed before its first checkpoint starts from the beginning.
 
     on_grid: gets the path of each grid in samples/ and the kimg seen.
     track: reports the steps of the guide's training.
@@ -79,6 +81,8 @@ def run_training(
     train = splits.train
     if resume:
         _check_same_run(run, config, splits)
+        # What ended before its first checkpoint, while the guide was trained, begins anew.
+        resume = bool(list_checkpoints(run)) or (run / CARD_FILE).exists()
 
     def record() -> None:
         if resume:

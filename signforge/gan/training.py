@@ -35,7 +35,7 @@ from signforge.gan.distributed import (
     of_first,
 )
 from signforge.gan.ema import ema_decay, ema_update
-from signforge.gan.export import current_sampler, export_generator
+from signforge.gan.export import current_sampler, export_once
 from signforge.gan.guide import train_guide
 from signforge.gan.metrics import (
     Probe,
@@ -172,7 +172,7 @@ def _train(
             progress = saved = _roll_back(run, state, config, progress)
             sums, finite = _step_sums(progress, device), torch.tensor(True, device=device)
             continue
-        if due and device.type != "cpu":
+        if due and device.type != "cpu" and progress.step != saved.step:
             # What the steps still had to do there is done by now, and is theirs.
             progress = replace(progress, seconds=of_first(time.perf_counter() - started))
 
@@ -222,7 +222,7 @@ def _train(
             seconds=of_first(time.perf_counter() - started),
         )
 
-    by_first(partial(export_generator, run, config, train, batches, seconds=progress.seconds))
+    by_first(partial(export_once, run, config, train, batches, seconds=progress.seconds))
     return progress
 
 

@@ -24,6 +24,7 @@ from signforge.gan.run import (
     save_sample_grid,
 )
 from signforge.gan.sampler import load_sampler
+from signforge.gan.training import StoppedBeforeStart
 
 
 def replace_gan(config, values):
@@ -245,6 +246,37 @@ def test_resume_with_another_config_or_data_names_all_that_differs(run, config, 
     with pytest.raises(SignforgeError, match=re.escape(f"other values of {keys}, {data}; resume")):
         run_training(other, images, run, resume=True)
     assert {path: path.read_bytes() for path in run.rglob("*") if path.is_file()} == before
+
+
+def test_a_run_that_was_killed_before_its_first_checkpoint_begins_anew(
+    run, config, splits, tmp_path
+):
+    killed = tmp_path / "killed"
+    with pytest.raises(StoppedBeforeStart):
+        run_training(
+            replace_gan(config, {"guide_steps": 40}), splits, killed, should_stop=lambda: True
+        )
+    assert (killed / "config.yaml").exists()
+    with pytest.raises(SignforgeError, match=r"other values of gan\.guide_steps; resume it"):
+        run_training(config, splits, killed, resume=True)
+    (killed / "config.yaml").write_bytes((run / "config.yaml").read_bytes())
+    sampler = run_training(config, splits, killed, resume=True)
+    assert sampler.fingerprint == load_sampler(run).fingerprint
+    assert not (killed / "resumes.jsonl").exists()
+
+
+def test_resuming_a_finished_run_leaves_its_generator_to_the_last_bit(
+    run, config, splits, monkeypatch
+):
+    before = (run / "generator.safetensors").read_bytes()
+    # As other threads or other hardware would, in the last bits.
+    monkeypatch.setattr("signforge.gan.export.RECALIBRATION_BATCHES", 3)
+    run_training(config, splits, run, resume=True)
+    assert (run / "generator.safetensors").read_bytes() == before
+    (run / "generator.safetensors").write_bytes(before[:-1])
+    run_training(config, splits, run, resume=True)
+    assert (run / "generator.safetensors").read_bytes() != before
+    assert load_sampler(run).card.seen_kimg == 0.096
 
 
 @pytest.mark.parametrize("content", ["", "[]", '{"splits": {}}', None])
