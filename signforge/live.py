@@ -69,7 +69,7 @@ def events(before: Status | None, now: Status, class_names: Sequence[str]) -> li
     return sentences
 
 
-def status_line(status: Status, config: GanConfig) -> str:
+def status_line(status: Status, config: GanConfig, class_names: Sequence[str]) -> str:
     """All figures in one line."""
     parts = [
         f"GAN {status.seen_kimg:.0f} kimg",
@@ -79,7 +79,8 @@ def status_line(status: Status, config: GanConfig) -> str:
         f"lr {_learning_rates(status)}",
     ]
     if status.label_agreement is not None:
-        parts += [f"label agreement {_agreement(status)}", f"fd {_distance(status)}"]
+        agreement = _agreement(status, class_names)
+        parts += [f"label agreement {agreement}", f"fd {_distance(status)}"]
     if status.rollbacks:
         parts.append(f"rollbacks {status.rollbacks}")
     parts.append(f"{status.memory_mib:.0f} MiB")
@@ -87,9 +88,9 @@ def status_line(status: Status, config: GanConfig) -> str:
 
 
 def minutes_left(status: Status, config: GanConfig) -> float:
-    """Until ``total_kimg`` at the speed of now, or until ``max_minutes`` if that is earlier."""
+    """Until ``total_kimg`` at the pace so far, or until ``max_minutes`` if that is earlier."""
     images = (config.total_kimg - status.seen_kimg) * 1000
-    seconds = images / max(status.images_per_second, 1e-9)
+    seconds = images / max(status.pace_images_per_second or status.images_per_second, 1e-9)
     if config.max_minutes is not None:
         seconds = min(seconds, config.max_minutes * 60 - status.seconds)
     return max(seconds, 0.0) / 60
@@ -110,7 +111,7 @@ class _Watched:
         print_message(self.console, text)
 
     def print_line(self, status: Status) -> None:
-        self.message(status_line(status, self.config))
+        self.message(status_line(status, self.config, self.class_names))
         self._take(status)
 
     def draw(self, status: Status) -> None:
@@ -155,7 +156,7 @@ class _Watched:
             )
             yield "learning rate", _learning_rates(status)
             if status.label_agreement is not None:
-                yield "label agreement", _agreement(status)
+                yield "label agreement", _agreement(status, self.class_names)
                 yield "Frechet distance", _distance(status)
             if status.collapsed_classes is not None:
                 yield "collapsed", _listed(status.collapsed_classes, self.class_names) or "none"
@@ -178,10 +179,12 @@ def _learning_rates(status: Status) -> str:
     return f"G {status.generator_learning_rate:.2g}, D {status.discriminator_learning_rate:.2g}"
 
 
-def _agreement(status: Status) -> str:
+def _agreement(status: Status, class_names: Sequence[str]) -> str:
     worst = status.worst_class_label_agreement
     text = f"{100 * (status.label_agreement or 0.0):.1f} %"
-    return text if worst is None else f"{text} (worst class {100 * worst:.1f} %)"
+    if worst is None or status.worst_class is None:
+        return text
+    return f"{text} (worst {100 * worst:.1f} %: {_listed([status.worst_class], class_names)})"
 
 
 def _distance(status: Status) -> str:

@@ -26,6 +26,7 @@ PROBED = replace(
     STATUS,
     label_agreement=0.912,
     worst_class_label_agreement=0.25,
+    worst_class=2,
     fd=30.5,
     fd_ratio=2.125,
     collapsed_classes=(2, 1),
@@ -53,19 +54,24 @@ def test_a_status_is_one_line_without_a_terminal() -> None:
 
 
 def test_a_line_has_all_that_a_probe_found() -> None:
-    line = status_line(replace(PROBED, rollbacks=2), CONFIG)
-    assert "  label agreement 91.2 % (worst class 25.0 %)  fd 30.5 (2.12 times real)  " in line
+    line = status_line(replace(PROBED, rollbacks=2), CONFIG, NAMES)
+    worst = "worst 25.0 %: 2 [red]no entry[/red]"
+    assert f"  label agreement 91.2 % ({worst})  fd 30.5 (2.12 times real)  " in line
     assert "  rollbacks 2  " in line
 
 
 def test_a_distance_without_a_floor() -> None:
-    assert "  fd 30.5  " in status_line(replace(PROBED, fd_ratio=None), CONFIG)
+    assert "  fd 30.5  " in status_line(replace(PROBED, fd_ratio=None), CONFIG, NAMES)
 
 
 @pytest.mark.parametrize(("max_minutes", "left"), [(None, 20.0), (5, 4.0), (100, 20.0), (0.5, 0.0)])
 def test_the_time_left_ends_at_the_earlier_limit(max_minutes: float | None, left: float) -> None:
     config = GanConfig(total_kimg=400, max_minutes=max_minutes)
     assert minutes_left(STATUS, config) == pytest.approx(left)
+
+
+def test_the_time_left_counts_what_is_done_between_steps() -> None:
+    assert minutes_left(replace(STATUS, pace_images_per_second=125.0), CONFIG) == pytest.approx(40)
 
 
 @pytest.mark.parametrize("seen_kimg", [400.0, 410.0])
@@ -127,7 +133,7 @@ def test_a_panel_on_a_terminal() -> None:
         "250 img/s, 20.0 min left",
         "discriminator 1.250, generator 0.500",
         "G 0.0004, D 0.0002",
-        "91.2 % (worst class 25.0 %)",
+        "91.2 % (worst 25.0 %: 2 [red]no entry[/red])",
         "30.5 (2.12 times real)",
         "2 [red]no entry[/red], 1 yield [old]",
         "1,536 MiB",

@@ -18,7 +18,9 @@ from signforge.errors import SignforgeError
 from signforge.files import cannot_write, make_folder, write_atomically
 from signforge.gan.sampler import GanSampler
 
-WALL_CLOCK_KEYS = frozenset({"seconds", "images_per_second", "memory_mib"})
+WALL_CLOCK_KEYS = frozenset(
+    {"seconds", "images_per_second", "pace_images_per_second", "memory_mib"}
+)
 
 
 @dataclass(frozen=True)
@@ -130,6 +132,9 @@ class Status:
     fd: float | None = None
     fd_ratio: float | None = None
     collapsed_classes: tuple[int, ...] | None = None
+    worst_class: int | None = None
+    pace_images_per_second: float | None = None
+    """Since the first step, with all that was done between steps: what tells the time left."""
 
 
 def summarise_steps(
@@ -142,6 +147,7 @@ def summarise_steps(
     steps, sums, probe = progress.step - progress.status_step, progress.step_sums, progress.probe
     images = progress.seen_images * steps / progress.step
     images_per_second = images / max(progress.seconds - progress.status_seconds, 1e-9)
+    pace = progress.seen_images / max(progress.seconds - progress.first_step_seconds, 1e-9)
     return Status(
         seen_kimg=progress.seen_kimg,
         seconds=round(progress.seconds, 1),
@@ -159,6 +165,8 @@ def summarise_steps(
         fd=probe.fd if probe else None,
         fd_ratio=probe.fd_ratio if probe else None,
         collapsed_classes=probe.collapsed_classes if probe else None,
+        worst_class=probe.worst_class if probe else None,
+        pace_images_per_second=round(pace, 1),
     )
 
 

@@ -170,8 +170,9 @@ class TrainingTrackers(Trackers):
         super().__init__(config.gan.trackers, run, params, on_problem, kept=run / KEPT)
 
     def log_status(self, status: Status) -> None:
-        """Every number of ``status``; of collapsed classes how many they are."""
+        """Every number of ``status``; of collapsed classes how many, of the worst not which."""
         values = {key: value for key, value in asdict(status).items() if value is not None}
+        values.pop("worst_class", None)
         if status.collapsed_classes is not None:
             values["collapsed_classes"] = len(status.collapsed_classes)
         self.log_values(values, _step(values.pop("seen_kimg")))
