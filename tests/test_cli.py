@@ -424,8 +424,13 @@ def test_benchmark_says_what_it_found(compared: tuple[Path, Ran]) -> None:
     assert result["run"] == str(out)
     assert result["verdict"]
     lines = [line for line in ran.err.splitlines() if not line.startswith("Note: ")]
-    assert len(lines) == 1 + 6
+    assert len(lines) == 1 + 6 + 5
     assert lines[1].startswith("real, seed 0: validation macro accuracy ")
+    left = [line for line in lines if line.startswith("Classifiers left: ")]
+    assert [line.split(",")[0] for line in left] == [
+        f"Classifiers left: {n}" for n in (5, 4, 3, 2, 1)
+    ]
+    assert all(re.fullmatch(r"Classifiers left: \d, about (\d+ min )?\d+ s\.", x) for x in left)
 
 
 def test_a_benchmark_on_disk(compared: tuple[Path, Ran], trained: tuple[Path, Ran]) -> None:

@@ -20,7 +20,7 @@ from signforge.benchmark.fidelity import (
     kept_parts,
     needs_cas,
 )
-from signforge.benchmark.folder import config_hash, read_rows
+from signforge.benchmark.folder import finished_rows
 from signforge.benchmark.gate import is_kept
 from signforge.benchmark.runner import GATE, GENERATOR, check_generator, plan_jobs
 from signforge.classify.model import build_classifier
@@ -160,12 +160,7 @@ def dry_run(
         max_synthetic_fraction=config.balance.max_synthetic_fraction,
     )
     jobs = plan_jobs(config)
-    identity = config_hash(config)
-    done = {
-        (row["arm"], row["seed"])
-        for row in read_rows(run_dir)
-        if row.get("config_hash") == identity
-    }
+    done = finished_rows(run_dir, config)
     left = [job for job in jobs if (job.arm, job.seed) not in done]
 
     generative = needs_generator(chosen)

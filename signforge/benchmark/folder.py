@@ -127,6 +127,13 @@ def read_rows(run_dir: Path) -> list[Row]:
     return rows
 
 
+def finished_rows(run_dir: Path, config: Config) -> dict[tuple[str, int], Row]:
+    """The rows of ``config`` by arm and seed. Raises SignforgeError as ``read_rows``."""
+    identity = config_hash(config)
+    rows = read_rows(run_dir)
+    return {(row["arm"], row["seed"]): row for row in rows if row.get("config_hash") == identity}
+
+
 def append_row(run_dir: Path, row: Mapping[str, Any]) -> None:
     """Adds one line and waits until the disk has it; a cut-off line before it is removed.
 

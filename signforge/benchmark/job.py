@@ -1,5 +1,6 @@
 """The main job: from a config to a finished report, training whatever is not there yet."""
 
+import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
@@ -18,10 +19,17 @@ from signforge.benchmark.arm_selection import (
 )
 from signforge.benchmark.arms import ARMS, Arm
 from signforge.benchmark.fidelity import EXTRACTOR, measure_fidelity
-from signforge.benchmark.folder import MOST_CLASSES, Row
+from signforge.benchmark.folder import MOST_CLASSES, Row, finished_rows
 from signforge.benchmark.gallery import most_changed, save_gallery
 from signforge.benchmark.report import write_summary
-from signforge.benchmark.runner import GATE, GENERATOR, Executor, check_generator, run_benchmark
+from signforge.benchmark.runner import (
+    GATE,
+    GENERATOR,
+    Executor,
+    check_generator,
+    plan_jobs,
+    run_benchmark,
+)
 from signforge.benchmark.summary import Summary, summarise_run
 from signforge.benchmark.tracking import track_benchmark
 from signforge.classify.losses import LDAM_SCALE
@@ -58,6 +66,9 @@ class JobDisplay:
         TrainingDisplay()
     )
     on_row: Callable[[Row], None] = lambda _row: None
+    on_left: Callable[[int, float], None] = lambda _classifiers, _seconds: None
+    """After each row but the last: the classifiers left, and the seconds that they will take at the
+    pace of those that this call has trained."""
     should_stop: Callable[[], bool] = field(default=lambda: False)
 
 
@@ -122,8 +133,16 @@ def run_main_job(
         display.message("Measuring the generator's fidelity against the validation split.")
         measure_fidelity(config, splits, sampler, run_dir, track=track)
 
+    jobs, done = plan_jobs(config), finished_rows(run_dir, config)
+    missing = sum((job.arm, job.seed) not in done for job in jobs)
+    trained, started = 0, time.perf_counter()
+
     def on_row(row: Row) -> None:
+        nonlocal trained
+        trained += 1
         display.on_row(row)
+        if left := missing - trained:
+            display.on_left(left, (time.perf_counter() - started) / trained * left)
         if display.should_stop():
             raise Stopped
 

@@ -30,8 +30,8 @@ from signforge.benchmark.folder import (
     Row,
     append_row,
     config_hash,
+    finished_rows,
     open_run,
-    read_rows,
     write_groups,
     write_json,
     write_predictions,
@@ -139,12 +139,7 @@ def run_benchmark(
     _write_truth(run_dir, splits.test, "test")
     _write_truth(run_dir, splits.val, "val")
 
-    identity = config_hash(config)
-    done = {
-        (row["arm"], row["seed"]): row
-        for row in read_rows(run_dir)
-        if row.get("config_hash") == identity
-    }
+    done = finished_rows(run_dir, config)
     for arm, seed in done:  # killed between the row and the end of what led to it
         unfinished_file(run_dir, arm, seed).unlink(missing_ok=True)
     jobs = plan_jobs(config)

@@ -80,6 +80,7 @@ def benchmark(
 ) -> None:
     """Train a classifier with and without balancing, and say what each remedy gained."""
     from signforge.benchmark.estimate import dry_run as estimate
+    from signforge.benchmark.estimate import duration
     from signforge.benchmark.job import JobDisplay, find_generator, run_main_job
     from signforge.benchmark.tables import arms_table
     from signforge.data.prepare import download_if_asked, load_prepared_splits
@@ -132,6 +133,9 @@ def benchmark(
                 console,
                 f"{row['arm']}, seed {row['seed']}: validation macro accuracy "
                 f"{100 * row['val_macro_accuracy']:.2f} % in {row['classifier_seconds']:.0f} s",
+            ),
+            on_left=lambda classifiers, seconds: print_message(
+                console, f"Classifiers left: {classifiers}, about {duration(seconds)}."
             ),
             should_stop=stop,
         )
