@@ -15,7 +15,7 @@ from signforge.classify.last_layer import make_last_layer_cosine
 from signforge.errors import SignforgeError
 
 SMALL_IMAGE_RESOLUTION = 64
-"""Largest height and width in pixels for which a ResNet stem is made smaller."""
+"""Largest height and width in pixels for which a stem loses less of them than timm's."""
 
 
 def build_classifier(
@@ -76,7 +76,13 @@ def _create(name: str, num_classes: int, resolution: int, pretrained: bool) -> n
 
 
 def _shrink_stem(model: Any, *, keep_weights: bool) -> None:
-    """Where the stem is a 7x7/2 ``conv1`` and ``maxpool``: a 3x3/2 convolution, no pooling."""
+    """Where the stem is a 7x7/2 ``conv1`` and ``maxpool``: a 3x3/2 convolution, no pooling. Where
+    it is a ``conv_stem`` of stride 2 (MobileNet, EfficientNet): stride 1, the weights as they are.
+    """
+    stem = getattr(model, "conv_stem", None)
+    if isinstance(stem, nn.Conv2d) and stem.stride == (2, 2):
+        stem.stride = (1, 1)
+        return
     conv, pool = getattr(model, "conv1", None), getattr(model, "maxpool", None)
     if not isinstance(conv, nn.Conv2d) or not isinstance(pool, nn.MaxPool2d):
         return

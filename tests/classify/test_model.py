@@ -60,6 +60,16 @@ def test_small_images_get_a_small_resnet_stem() -> None:
         assert small.forward_features(torch.zeros(1, 3, 32, 32)).shape[-2:] == (2, 2)
 
 
+@pytest.mark.parametrize("name", ["mobilenetv3_small_100", "efficientnet_b0"])
+def test_small_images_keep_their_size_in_a_convolutional_stem(name: str) -> None:
+    small, large = build(name, 64), build(name, 65)
+    assert small.conv_stem.stride == (1, 1)
+    assert large.conv_stem.stride == (2, 2)
+    assert torch.equal(small.conv_stem.weight, large.conv_stem.weight)
+    with torch.no_grad():
+        assert small.forward_features(torch.zeros(1, 3, 32, 32)).shape[-2:] == (2, 2)
+
+
 def test_other_stems_stay_as_timm_made_them() -> None:
     ours, theirs = build("test_resnet"), timm.create_model("test_resnet", num_classes=5)
     assert [(n, p.shape) for n, p in ours.named_parameters()] == [
