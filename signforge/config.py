@@ -191,7 +191,8 @@ class BenchmarkConfig(Section):
         "synthetic",
     )
     seeds: int = Field(3, ge=1)
-    """Number of paired repetitions; seed s uses the same initial weights in every arm."""
+    """Number of paired repetitions; seed s uses the same initial weights in every arm,
+    but for the last layer of LDAM."""
     first_seed: int = Field(0, ge=0, lt=2**31)
     extractor_steps: int = Field(800, ge=1)
     """Optimizer steps of the classifier behind Frechet distance and label agreement."""

@@ -37,6 +37,7 @@ def fidelity_class_table(summary: Summary, record: RunRecord) -> Table | None:
         ("coverage %", classes["coverage"], share_text),
         ("coverage floor %", classes["coverage_floor"], share_text),
         ("too near %", fidelity["memorization"]["features"]["per_class_share"], share_text),
+        ("too near in pixels %", fidelity["memorization"]["pixels"]["per_class_share"], share_text),
         ("recall from samples alone %", cas.get("per_class_recall"), share_text),
     ]
     columns = [(title, values, write) for title, values, write in shown if values]
@@ -99,7 +100,9 @@ def fidelity_table(
         (
             f"label agreement of the worst class ({worst}) %",
             share_text(fidelity["worst_class_label_agreement"]),
-            MISSING,
+            share_text(classes["real_label_agreement"][fidelity["worst_class"]])
+            if classes
+            else MISSING,
         ),
     ]
     cas = fidelity.get("cas")

@@ -29,7 +29,8 @@ def protocol_lines(record: RunRecord, summary: Summary) -> list[str]:
         f"Every arm: {classifier.name}{' (pretrained)' if classifier.pretrained else ''}, "
         f"{classifier.steps:,} steps of {classifier.batch_size} images, AdamW at "
         f"{classifier.learning_rate:g}, augmentation `{classifier.augment}` without flips; for one "
-        "seed the same initial weights and seed of batch order in every arm.",
+        "seed the same initial weights (but for LDAM's own last layer) and seed of batch order in "
+        "every arm.",
         "Intervals: test images resampled within their class "
         f"({config.benchmark.bootstrap_resamples:,} resamples), both arms alike, and Student's t "
         "for the few seeds; never narrower than a paired t-test over seeds.",

@@ -33,7 +33,8 @@ def test_what_is_left_out_is_said_by_the_values_themselves():
     assert said.startswith("`--budget quick` leaves out of what `--budget standard` does: 2 of 3 ")
     for expected in (
         "1,400 of 2,000 steps of each classifier",
-        "the arms oversample, class_balanced_loss, ldam_drw, synthetic_tenth+ldam_drw",
+        "the arms oversample, class_balanced_loss, ldam_drw, oversample_tenth_relit+ldam_drw, "
+        "synthetic_tenth_relit+ldam_drw",
         "the classification accuracy score",
         "With a single seed",
     ):
