@@ -54,6 +54,29 @@ def test_values_stay_images_and_input_is_untouched() -> None:
     assert torch.equal(given, kept)
 
 
+def test_every_image_has_a_brightness_of_its_own_within_the_limits() -> None:
+    grey = torch.full((500, 3, 8, 8), 128, dtype=torch.uint8)
+    moved = pixels(augment_batch(grey, "basic", rng())) / (128 / 255)
+    brightness = moved.mean(dim=(1, 2, 3))
+    torch.testing.assert_close(moved, brightness.view(-1, 1, 1, 1).expand_as(moved))
+    assert 0.8 - 1e-4 < float(brightness.min()) < 0.85
+    assert 1.15 < float(brightness.max()) < 1.2 + 1e-4
+    assert float(brightness.mean()) == pytest.approx(1, abs=0.03)
+
+
+def test_every_image_has_a_contrast_of_its_own_within_the_limits() -> None:
+    """Two tones stay flat away from the edge between them, so they are the darkest and lightest."""
+    two_tones = torch.full((500, 3, 16, 16), 100, dtype=torch.uint8)
+    two_tones[..., 8:] = 150
+    moved = pixels(augment_batch(two_tones, "basic", rng()))
+    contrast = (moved.amax(dim=(1, 2, 3)) - moved.amin(dim=(1, 2, 3))) / (50 / 255)
+    assert 0.8 - 1e-4 < float(contrast.min()) < 0.85
+    assert 1.15 < float(contrast.max()) < 1.2 + 1e-4
+    assert float(contrast.mean()) == pytest.approx(1, abs=0.03)
+    together = torch.stack([contrast, moved.mean(dim=(1, 2, 3))])
+    assert abs(float(together.corrcoef()[0, 1])) < 0.2  # drawn apart from the brightness
+
+
 @pytest.mark.parametrize("seed", range(5))
 def test_never_flips(seed: int) -> None:
     """Four quadrants of different brightness stay where they are in every image."""

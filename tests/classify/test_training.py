@@ -1,6 +1,6 @@
 import math
 from collections.abc import Iterator
-from itertools import pairwise
+from itertools import combinations, pairwise
 
 import pytest
 import torch
@@ -75,6 +75,12 @@ def test_workers_change_nothing() -> None:
     alone, _ = fit(squares(40), steps=5)
     helped, _ = fit(squares(40), steps=5, num_workers=2)
     assert equal(alone, helped)
+
+
+def test_every_augmentation_trains_other_weights() -> None:
+    policies = ("none", "basic", "randaugment")
+    trained = [fit(squares(40), steps=2, augment=policy)[0] for policy in policies]
+    assert not any(equal(*pair) for pair in combinations(trained, 2))
 
 
 def test_order_changes_with_seed_without_augmentation() -> None:
@@ -209,6 +215,21 @@ def test_norms_and_biases_are_not_decayed() -> None:
     )
     for key, value in model.named_parameters():
         assert torch.equal(before[key], value) == (value.ndim <= 1), key
+
+
+def test_weights_decay_by_the_learning_rate_of_each_step() -> None:
+    model = tiny()
+    before = {key: value.clone() for key, value in model.named_parameters()}
+    settings = config(3, learning_rate=0.1, weight_decay=0.2)
+    rates = [learning_rate(step, settings) for step in range(3)]
+    assert len(set(rates)) == 3
+    fit_classifier(
+        model, squares(40), config=settings, seed=0, loss=lambda logits, _: logits.sum() * 0
+    )
+    shrunk = math.prod(1 - rate * 0.2 for rate in rates)
+    for key, value in model.named_parameters():
+        expected = before[key] * shrunk if value.ndim > 1 else before[key]
+        torch.testing.assert_close(value.detach(), expected, rtol=1e-5, atol=0, msg=key)
 
 
 class Snapshots:

@@ -10,6 +10,7 @@ from signforge.data.images import LabeledImages
 from signforge.errors import SignforgeError
 from signforge.evaluate.accuracy import AccuracyReport
 from signforge.evaluate.classification_accuracy_score import (
+    ClassPrior,
     SampledImages,
     classification_accuracy_score,
     real_accuracy,
@@ -66,6 +67,42 @@ def test_a_class_that_is_never_drawn_is_not_recognised(
     assert score.synthetic.per_class_recall[2] < 0.5
     assert score.synthetic.worst_class == 2
     assert score.gap > 0.1
+
+
+@pytest.mark.parametrize("fresh", [True, False])
+@pytest.mark.parametrize(
+    ("class_prior", "counts"), [("empirical", [24, 16, 16, 8]), ("uniform", [16, 16, 16, 16])]
+)
+def test_a_score_draws_what_it_was_asked_for(
+    train: LabeledImages,
+    reference: LabeledImages,
+    real: AccuracyReport,
+    class_prior: ClassPrior,
+    counts: list[int],
+    fresh: bool,
+) -> None:
+    """Two epochs of 64 samples, the second of them cut short."""
+    asked: list[Tensor] = []
+
+    class Recording(Replay):
+        def sample(self, labels: Tensor, seed: int) -> Tensor:
+            asked.append(labels)
+            return super().sample(labels, seed)
+
+    of_each = [(train.labels == c).nonzero().flatten()[:n] for c, n in enumerate((24, 16, 16, 8))]
+    uneven = train.subset(torch.cat(of_each))
+    score = classification_accuracy_score(
+        Recording(train),
+        uneven,
+        reference,
+        config=CONFIG.model_copy(update={"steps": 6}),
+        seed=0,
+        class_prior=class_prior,
+        fresh=fresh,
+        real=real,
+    )
+    assert [torch.bincount(labels).tolist() for labels in asked] == [counts] * (1 + fresh)
+    assert (score.class_prior, score.fresh) == (class_prior, fresh)
 
 
 @pytest.mark.parametrize(("fresh", "draws"), [(True, 3), (False, 1)])

@@ -241,6 +241,8 @@ def test_report_of_good_confused_and_collapsed_samplers(
 
     confused = report(Replay(train, confused=(2, 1)))
     assert confused.fd_floor == good.fd_floor
+    assert confused.kid_floor == good.kid_floor != good.kid
+    assert confused.real_label_agreement == good.real_label_agreement
     assert confused.worst_class == 2
     assert confused.worst_class_label_agreement < 0.2
     assert confused.macro_label_agreement == pytest.approx(

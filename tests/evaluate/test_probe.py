@@ -41,9 +41,14 @@ class Replay:
         return self.train.images[torch.stack(rows)]
 
 
+def without_test(train, val) -> PreparedSplits:
+    """A run is steered by its probe, which must not have seen a single test image."""
+    return PreparedSplits(train=train, val=val, test=None)
+
+
 @pytest.fixture(scope="module")
 def splits(train, reference) -> PreparedSplits:
-    return PreparedSplits(train=train, val=reference, test=reference)
+    return without_test(train, reference)
 
 
 @pytest.fixture(scope="module")
@@ -78,7 +83,7 @@ def test_the_same_samples_every_time(probe, train):
 def test_enough_samples_of_every_class(splits, train, tmp_path):
     few = splits.val.subset(torch.arange(5))  # two of class 0, one of each other
     sampler = Replay(train)
-    small = PreparedSplits(train=train, val=few, test=few)
+    small = without_test(train, few)
     build_probe(GanConfig(**SETTINGS), small, tmp_path)(sampler, 1.0)
     drawn = torch.bincount(torch.cat([labels for labels, _ in sampler.asked]))
     assert drawn.tolist() == [32] * 4
@@ -125,7 +130,7 @@ def test_a_classifier_of_other_things_is_replaced(splits, tmp_path, train, chang
         settings["probe_steps"] = 3
     else:
         half = train.subset(torch.arange(80))
-        splits = PreparedSplits(train=half, val=splits.val, test=splits.test)
+        splits = without_test(half, splits.val)
     build_probe(GanConfig(**settings), splits, tmp_path)(Replay(train), 1.0)
     card = json.loads((tmp_path / "probe" / "extractor.json").read_text())
     assert card["steps"] == settings["probe_steps"]
@@ -158,8 +163,7 @@ def test_one_class_needs_no_probe(splits, tmp_path):
         names=one.names,
         source=one.source,
     )
-    alone = PreparedSplits(train=one, val=one, test=one)
-    assert build_probe(GanConfig(**SETTINGS), alone, tmp_path) is None
+    assert build_probe(GanConfig(**SETTINGS), without_test(one, one), tmp_path) is None
 
 
 def test_class_variance_is_the_trace_of_the_covariance():

@@ -1,13 +1,20 @@
 import json
+from dataclasses import replace
 
 import pytest
 import torch
 from torch import Tensor
 
 from signforge.data.images import LabeledImages
-from signforge.evaluate.coverage import coverage_report
+from signforge.evaluate.class_fidelity import class_frechet_distances, class_kids
+from signforge.evaluate.coverage import class_coverage, coverage_report, neighbour_balls
 from signforge.evaluate.features import FeatureExtractor
-from signforge.evaluate.fidelity import draw_samples, fidelity_report
+from signforge.evaluate.fidelity import (
+    draw_samples,
+    fidelity_report,
+    judge_images,
+    label_agreement,
+)
 from signforge.evaluate.memorization import memorization_report, pixels
 from signforge.evaluate.quality import NEIGHBOURS, quality_report
 
@@ -57,10 +64,84 @@ def test_the_parts_are_what_each_of_them_says(
     )
     assert report.memorization_pixels.as_dict() == direct.as_dict()
     assert torch.equal(report.memorization_pixels.neighbours.indices, direct.neighbours.indices)
+    by_features = memorization_report(
+        fake,
+        reference.labels,
+        extractor.features(train.images),
+        train.labels,
+        real,
+        reference.labels,
+    )
+    assert report.memorization.as_dict() == by_features.as_dict()
+    assert torch.equal(report.memorization.neighbours.indices, by_features.neighbours.indices)
+    assert by_features.as_dict() != direct.as_dict()
     values = report.as_dict()
+    assert values["memorization"] == {
+        "features": by_features.as_dict(),
+        "pixels": direct.as_dict(),
+    }
     assert json.loads(json.dumps(values, allow_nan=False)) == values
     assert values["per_class"]["n"] == [25] * 4
     assert all(len(values["per_class"][key]) == 4 for key in values["per_class"])
+
+
+def test_every_figure_is_of_the_images_that_its_name_says(
+    extractor: FeatureExtractor, train: LabeledImages, reference: LabeledImages
+) -> None:
+    """With tracks, so that it matters whose neighbours are left out of which balls, and a sampler
+    that draws some images of class 1 where class 2 is asked for."""
+    tracks = replace(reference, groups=torch.arange(100) // 20 * 4 + reference.labels)
+    others = replace(train, groups=1000 + torch.arange(160) // 80 * 4 + train.labels)
+    mistaken = train.labels.clone()
+    mistaken[1::8] = 2
+    sampler = Replay(replace(others, labels=mistaken))
+    report = quality_report(sampler, extractor, tracks, others, seed=3)
+    judged = judge_images(
+        sampler,
+        extractor,
+        tracks,
+        others,
+        seed=3,
+        train_features=extractor.features(others.images),
+    )
+    real, fake, floor, labels = judged.real, judged.fake, judged.floor, judged.labels
+    floor_labels, floor_groups = others.labels[judged.floor_rows], others.groups[judged.floor_rows]
+
+    assert report.coverage is not None
+    assert report.coverage.samples == coverage_report(
+        real, fake, k=NEIGHBOURS, real_groups=tracks.groups
+    )
+    assert report.coverage.floor == coverage_report(
+        real, floor, k=NEIGHBOURS, real_groups=tracks.groups, fake_groups=floor_groups
+    )
+    balls = neighbour_balls(real, k=NEIGHBOURS, groups=tracks.groups)
+    coverage = class_coverage(balls, labels, fake, labels, 4)
+    coverage_floor = class_coverage(balls, labels, floor, floor_labels, 4)
+    assert report.coverage.per_class == coverage
+    assert report.coverage.per_class_floor == coverage_floor
+
+    by_class = {
+        "fd": class_frechet_distances(real, labels, fake, labels, 4),
+        "fd_floor": class_frechet_distances(real, labels, floor, floor_labels, 4),
+        "kid": class_kids(real, labels, fake, labels, 4),
+        "kid_floor": class_kids(real, labels, floor, floor_labels, 4),
+        "label_agreement": label_agreement(judged.fake_logits, labels, 4).per_class,
+        "real_label_agreement": label_agreement(judged.real_logits, labels, 4).per_class,
+        "coverage": coverage,
+        "coverage_floor": coverage_floor,
+    }
+    for name, beside in zip(list(by_class)[::2], list(by_class)[1::2], strict=True):
+        assert by_class[name] != by_class[beside]
+    values = report.as_dict()
+    assert values["per_class"] == {
+        "n": [25] * 4,
+        **{name: list(figures) for name, figures in by_class.items()},
+    }
+    assert values["coverage"]["samples"] == report.coverage.samples.as_dict()
+    assert values["coverage"]["floor"] == report.coverage.floor.as_dict()
+    whole = fidelity_report(sampler, extractor, tracks, others, seed=3)
+    for name in ("fd", "fd_floor", "kid", "kid_floor"):
+        assert values[name] == pytest.approx(getattr(whole, name), rel=1e-4)
 
 
 def test_a_class_that_replays_one_image_stands_out(

@@ -32,7 +32,11 @@ COUNTS = (40, 0, 5, 15)
 
 @pytest.mark.parametrize(
     ("prior", "expected"),
-    [("uniform", (1 / 3, 0, 1 / 3, 1 / 3)), ("empirical", (40 / 60, 0, 5 / 60, 15 / 60))],
+    [
+        ("uniform", (1 / 3, 0, 1 / 3, 1 / 3)),
+        ("empirical", (40 / 60, 0, 5 / 60, 15 / 60)),
+        ("tempered", tuple(n**0.5 / sum(m**0.5 for m in COUNTS) for n in COUNTS)),
+    ],
 )
 def test_labels_follow_the_prior_and_empty_classes_are_never_drawn(prior, expected):
     source = BatchSource(numbered(COUNTS), prior, CPU)

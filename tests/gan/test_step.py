@@ -233,6 +233,62 @@ def test_speed_is_measured_in_images_a_second(make_config, make_train):
     assert measure_images_per_second(make_config(), make_train(), steps=2) > 1
 
 
+# --- what an ablation may add --------------------------------------------------------------------
+
+ALMOST_FROZEN = 1e-9
+
+
+def gaps(values):
+    """By how much real images get higher logits than fakes of the same classes, in each step."""
+    return torch.stack([step.real_logits_mean - step.fake_logits_mean for step in values])
+
+
+def test_the_anchors_follow_the_means_of_real_and_of_fake_logits(make_config, make_train):
+    config = make_config(loss="relativistic", lecam_weight=0.1)
+    (values,), state = run_steps(config, make_train(), 1)
+    assert abs(float(gaps([values]))) > 0.01
+    means = torch.stack([values.real_logits_mean, values.fake_logits_mean])
+    anchors = state.discriminator.logit_anchors
+    torch.testing.assert_close(anchors, 0.01 * means, rtol=1e-4, atol=0)
+
+
+def test_a_relativistic_discriminator_comes_to_prefer_real_images(make_config, make_train):
+    config = make_config(loss="relativistic", generator_learning_rate=ALMOST_FROZEN)
+    values, _ = run_steps(config, make_train(), 30)
+    assert gaps(values)[-5:].mean() > gaps(values)[0] + 0.3
+
+
+def test_a_relativistic_generator_comes_to_please_the_discriminator(make_config, make_train):
+    config = make_config(
+        loss="relativistic",
+        generator_learning_rate=1e-2,
+        discriminator_learning_rate=ALMOST_FROZEN,
+        guide_weight=0.0,
+    )
+    values, _ = run_steps(config, make_train(), 30)
+    assert gaps(values)[-5:].mean() < gaps(values)[0] - 0.2
+
+
+def test_lecam_keeps_real_and_fake_logits_together(make_config, make_train):
+    def gap(weight):
+        config = make_config(generator_learning_rate=ALMOST_FROZEN, lecam_weight=weight)
+        values, _ = run_steps(config, make_train(), 30)
+        return float(gaps(values)[-10:].mean())
+
+    assert 0 < gap(1.0) < gap(0.0) / 2
+
+
+def test_group_spectral_regularisation_shrinks_what_each_class_adds(make_config, make_train):
+    train = make_train()
+
+    def penalty(weight):
+        _, state = run_steps(make_config(gsr_weight=weight), train, 20)
+        vectors = [v.detach() for v in state.generator.class_norm_parameters()]
+        return sum(float(losses.group_spectral_penalty(v, train.class_counts)) for v in vectors)
+
+    assert penalty(10.0) < penalty(0.0) / 2
+
+
 # --- compiled ------------------------------------------------------------------------------------
 
 # torch's tracer looks at the gradient of every input, also of images that the generator made.
