@@ -6,6 +6,7 @@ import torch
 import torch.nn.functional as F
 from safetensors.torch import load_file, save_file
 
+from signforge.balance import classifier_gate
 from signforge.balance.classifier_gate import (
     ClassifierGate,
     balanced_loss,
@@ -13,7 +14,7 @@ from signforge.balance.classifier_gate import (
 )
 from signforge.balance.dataset import SyntheticBalancedDataset
 from signforge.balance.folds import group_folds, single_group_classes
-from signforge.classify.training import predict_logits
+from signforge.classify.training import fit_classifier, predict_logits
 from signforge.config import ClassifierConfig, DataConfig
 from signforge.data.classes import restrict_classes
 from signforge.data.images import LabeledImages
@@ -99,6 +100,24 @@ def test_no_classifier_judges_a_group_that_it_has_seen(train):
         for m, n in zip(gates[0].models, gates[1].models, strict=True)
     ]
     assert same == [True, False]
+
+
+def test_each_classifier_allows_for_how_rare_its_own_images_are(train, monkeypatch):
+    offsets = []
+
+    def spy(*args, **options):
+        offsets.append(options["loss"].offsets.tolist())
+        return fit_classifier(*args, **options)
+
+    monkeypatch.setattr(classifier_gate, "fit_classifier", spy)
+    fit_classifier_gate(train, config=QUICK, seed=7)
+    fold_of = group_folds(train, 2, seed=7)
+    priors = []
+    for fold in range(2):
+        labels = train.labels[fold_of != fold]
+        priors.append([float((labels == c).double().mean().log()) for c in range(4)])
+    assert offsets == [pytest.approx(prior, abs=1e-6) for prior in priors]
+    assert max(priors[0]) - min(priors[0]) > 0.5
 
 
 def test_real_acceptance_comes_from_the_classifier_of_the_own_fold(gate, train):

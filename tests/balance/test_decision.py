@@ -56,6 +56,44 @@ def test_the_variance_is_that_of_a_two_way_layout():
     assert gains.standard_error == pytest.approx((of_groups + of_seeds) ** 0.5)
 
 
+def test_classes_count_by_their_spread_and_their_groups():
+    """The formulas of the docstring, class by class, for classes that differ in both."""
+    rng = np.random.default_rng(9)
+    counts, recalls, seeds = [1, 3, 8], [0.9, 0.6, 0.4], 4
+    groups = make_groups(counts, size=20)
+    difference = (
+        np.array([0.3, -0.25, 0.2])[groups.labels]
+        + rng.normal(0, 0.05, len(groups.labels))
+        + rng.normal(0, 0.15, (seeds, 3))[:, groups.labels]
+        + rng.normal(0, 0.03, (seeds, len(groups.labels)))
+    )
+    middle = np.array(recalls)[groups.labels]
+    gains = class_gains(middle + difference / 2, middle - difference / 2, groups, 3)
+
+    of_class = [difference[:, groups.labels == c] for c in range(3)]
+    images = 20 * np.array(counts)
+    p = (images * recalls + 0.5) / (images + 1)  # half an image away from 0 and 1
+    h = p * (1 - p)
+    gain = np.array([d.mean() for d in of_class])
+    between = sum(((d.mean(0) - d.mean()) ** 2).sum() for d in of_class)
+    freedom = sum(h[c] * (counts[c] - 1) for c in range(3))
+    w = (between + 2 * h.mean()) / (freedom + h.mean())  # one more degree, at its largest
+    residuals = [d - d.mean(0) - d.mean(1, keepdims=True) + d.mean() for d in of_class]
+    residual = sum((r**2).sum() for r in residuals) / (freedom * (seeds - 1))
+    over_seeds = sum(d.mean(1).var(ddof=1) for d in of_class)
+    b = (over_seeds - sum(h[c] * residual / counts[c] for c in range(3))) / h.sum()
+    unit = w / np.array(counts) + b / seeds
+    # gain ** 2 is h (A + unit) on average: both sides summed with weights 1 / unit.
+    a = ((gain**2 / unit).sum() - h.sum()) / (h / unit).sum()
+    assert min(a, b) > 0
+    assert gains.gain == pytest.approx(gain)
+    assert gains.group_variance == pytest.approx(h * w / counts)
+    assert gains.standard_error == pytest.approx((h * unit) ** 0.5)
+    kept = a / (a + unit)
+    assert gains.posterior_mean == pytest.approx(kept * gain)
+    assert gains.posterior_sd == pytest.approx((h * unit * kept) ** 0.5)
+
+
 def test_shrinkage_is_that_of_james_and_stein_where_classes_are_alike():
     rng = np.random.default_rng(1)
     groups = make_groups([5] * CLASSES)
@@ -155,6 +193,14 @@ def test_the_larger_gain_wins_and_counts_follow(helpful):
         gains = decision.evidence
         assert gains["synthetic"].gain - gains["oversample"].gain == pytest.approx(0.1, abs=1e-5)
         assert gains["synthetic"].probability > 0.99
+
+
+def test_the_larger_gain_wins_whichever_remedy_it_is_of(helpful):
+    arms, groups = helpful
+    swapped = arms | {"synthetic": arms["oversample"], "oversample": arms["synthetic"]}
+    decisions = decided(swapped, groups)
+    assert all(d.evidence["synthetic"].probability > 0.9 for d in decisions)
+    assert {d.remedy for d in decisions} == {"oversample"}
 
 
 def test_a_class_that_the_gate_rejects_is_never_filled_with_samples(helpful):

@@ -62,6 +62,14 @@ def test_classes_are_cut_evenly_and_so_is_the_whole():
     assert torch.bincount(fold_of).tolist() == [180, 180]
 
 
+@pytest.mark.parametrize("seed", range(8))
+def test_large_groups_are_placed_first(seed):
+    sizes = [10, 10, 40, 10, 10]
+    groups = [group for group, size in enumerate(sizes) for _ in range(size)]
+    fold_of = group_folds(make_images([0] * 80, groups), 2, seed=seed)
+    assert torch.bincount(fold_of).tolist() == [40, 40]
+
+
 def test_the_choice_of_groups_is_drawn():
     images = make_images([0] * 20 + [1] * 20, list(range(40)))
     first = group_folds(images, 2, seed=0)

@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 
 from signforge.balance import lighting
 from signforge.balance.dataset import SyntheticBalancedDataset
-from signforge.balance.lighting import STRONGEST, BorrowedLight, relit
+from signforge.balance.lighting import STRONGEST, WEAKEST, BorrowedLight, relit
 from signforge.errors import SignforgeError
 
 
@@ -60,6 +60,13 @@ def test_a_flat_image_stays_flat_and_noise_is_not_blown_up_without_limit():
     changed = relit(dim, torch.tensor([128.0]), torch.tensor([120.0]))
     spread = (dim.double() - luminance(dim).mean()).abs().max()
     assert (changed.double() - 128).abs().max() <= STRONGEST * spread + 0.5
+
+
+def test_a_flat_lender_does_not_make_an_image_flat():
+    images = noise(4, 60, 200)
+    changed = relit(images, torch.full((4,), 128.0), torch.zeros(4))
+    spread = luminance(images).std(1, correction=0)
+    np.testing.assert_allclose(luminance(changed).std(1, correction=0), WEAKEST * spread, rtol=0.05)
 
 
 def test_every_class_lends_as_often_whatever_its_size():

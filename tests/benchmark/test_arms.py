@@ -74,6 +74,32 @@ def test_arms_of_others_may_use_the_gate():
     assert not may_use_gate(("real+focal_loss", "synthetic_ungated"))
 
 
+@pytest.mark.parametrize("name", ["synthetic", "synthetic_tenth", "synthetic_relit"])
+def test_what_an_arm_draws_follows_the_seed_and_the_share_to_refresh(splits, sampler, name):
+    def pool(seed, refresh=0.0, epoch=0):
+        dataset = ARMS[name](splits.train, context(sampler, seed, refresh=refresh)).dataset
+        dataset.set_epoch(epoch)
+        return dataset.pool_images.clone()
+
+    first = pool(0)
+    assert torch.equal(pool(0), first)
+    assert not torch.equal(pool(1), first)
+    assert torch.equal(pool(0, epoch=9), first)
+    kept = (pool(0, refresh=1.0, epoch=1) == first).flatten(1).all(1)
+    assert not kept.any()
+
+
+@pytest.mark.parametrize("name", ["oversample", "oversample_tenth", "synthetic_then_real"])
+def test_images_are_repeated_in_an_order_of_the_seed(splits, sampler, name):
+    def order(seed):
+        setup = ARMS[name](splits.train, context(sampler, seed))
+        return list(setup.ending.sampler if setup.ending else setup.sampler)
+
+    assert order(0) == order(0)
+    assert order(0) != order(1)
+    assert sorted(splits.train.labels[order(0)]) == sorted(splits.train.labels[order(1)])
+
+
 @pytest.mark.parametrize("fraction", [1.0, 0.5])
 def test_oversample_shows_the_same_classes_as_synthetic(splits, sampler, fraction):
     ctx = context(sampler, max_synthetic_fraction=fraction)

@@ -4,7 +4,7 @@ import pytest
 
 from signforge.benchmark.estimate import dry_run, duration
 from signforge.benchmark.fidelity import measure_fidelity
-from signforge.benchmark.folder import write_json
+from signforge.benchmark.folder import append_row, config_hash, write_json
 from signforge.benchmark.runner import GATE, GENERATOR, run_benchmark
 from signforge.errors import SignforgeError
 from signforge.gan.checkpoint import last_progress
@@ -16,6 +16,97 @@ from signforge.gan.training import train_cgan
 def small_gan(config):
     gan = config.gan.model_copy(update={"base_channels": 4, "batch_size": 4, "device": "cpu"})
     return config.model_copy(update={"gan": gan})
+
+
+STEP, PREDICT, PAIR = 2.0, 0.01, 1e-4
+"""Seconds of a training step, of a prediction, and of a pair of images in the fidelity table."""
+DRAWN, TRAINED_ON = 50.0, 10.0
+"""Images a second that a generator draws, and that the training of one takes."""
+
+
+@pytest.fixture
+def known_speeds(monkeypatch):
+    """Of a machine that always takes as long."""
+    speeds = {
+        "_measure_classifier": (STEP, PREDICT),
+        "_sampling_rate": DRAWN,
+        "_pair_seconds": PAIR,
+        "measure_images_per_second": TRAINED_ON,
+    }
+    for name, value in speeds.items():
+        monkeypatch.setattr(
+            f"signforge.benchmark.estimate.{name}", lambda *_args, value=value: value
+        )
+
+
+def with_options(config, **sections):
+    changed = {
+        name: getattr(config, name).model_copy(update=options) for name, options in sections.items()
+    }
+    return config.model_copy(update=changed)
+
+
+def fidelity_by_hand(rate, cas_steps):
+    """190 training and 40 validation images, and as many samples."""
+    measured = (190 + 2 * 40) * PREDICT + 40 / rate + 40 * 40 * PAIR
+    return measured + cas_steps * (STEP + 16 / rate) + (40 * PREDICT if cas_steps else 0)
+
+
+def job_by_hand(drawn, seconds_of_image):
+    """Three steps, 40 validation and 85 test images, and images drawn in a mean job."""
+    return 3 * STEP + (40 + 85) * PREDICT + drawn * seconds_of_image
+
+
+REFRESHED = 290 * (1 + 0.25 * 3 * 16 / 480)
+"""Of the 480 that balancing leaves 290 are drawn, a quarter again in each epoch of 480."""
+
+
+@pytest.mark.usefixtures("known_speeds")
+def test_seconds_add_up_from_steps_and_images(config, splits, sampler, tmp_path):
+    plan = dry_run(config, splits, tmp_path, sampler=sampler)
+    assert (plan.gan_seconds, plan.gate_seconds) == (0, 0)
+    assert plan.extractor_seconds == pytest.approx(5 * STEP)
+    assert plan.fidelity_seconds == pytest.approx(fidelity_by_hand(DRAWN, cas_steps=3))
+    job = job_by_hand(REFRESHED / 3, 1 / DRAWN)  # one arm of three draws
+    assert plan.classifier_seconds == pytest.approx(job)
+    shared = 5 * STEP + plan.fidelity_seconds
+    assert plan.total_seconds == pytest.approx(shared + 6 * job)
+
+    for arm in ("real", "oversample"):
+        append_row(tmp_path, {"arm": arm, "seed": 0, "config_hash": config_hash(config)})
+    rest = dry_run(config, splits, tmp_path, sampler=sampler)
+    job = job_by_hand(REFRESHED * 2 / 4, 1 / DRAWN)  # two of the four that are left
+    assert rest.classifier_seconds == pytest.approx(job)
+    assert rest.total_seconds == pytest.approx(shared + 4 * job)
+
+
+@pytest.mark.usefixtures("known_speeds")
+@pytest.mark.parametrize("refresh", [0.0, 1.0])
+def test_a_gate_takes_its_folds_and_a_look_at_every_draw(
+    config, splits, sampler, tmp_path, refresh
+):
+    balance = {"gate_tau": 0.5, "gate_steps": 100, "gate_folds": 3, "refresh": refresh}
+    plan = dry_run(with_options(config, balance=balance), splits, tmp_path, sampler=sampler)
+    assert plan.gate_seconds == pytest.approx(3 * 100 * STEP + 190 * PREDICT)
+    drawn = 290 * (1 + refresh * 3 * 16 / 480)
+    job = job_by_hand(drawn / 3, 1 / DRAWN + 3 * PREDICT)
+    assert plan.classifier_seconds == pytest.approx(job)
+    shared = plan.gate_seconds + plan.extractor_seconds + plan.fidelity_seconds
+    assert plan.total_seconds == pytest.approx(shared + 6 * job)
+
+
+@pytest.mark.usefixtures("known_speeds")
+def test_a_gan_to_be_trained_takes_its_images_and_draws_four_times_as_fast(
+    config, splits, tmp_path
+):
+    long = with_options(config, gan={"total_kimg": 7.5, "max_minutes": None})
+    plan = dry_run(long, splits, tmp_path)
+    assert (plan.gan_kimg, plan.gan_seconds) == (7.5, pytest.approx(7500 / TRAINED_ON))
+    rate = 4 * TRAINED_ON
+    assert plan.fidelity_seconds == pytest.approx(fidelity_by_hand(rate, cas_steps=3))
+    assert plan.classifier_seconds == pytest.approx(job_by_hand(REFRESHED / 3, 1 / rate))
+    shared = plan.gan_seconds + plan.extractor_seconds + plan.fidelity_seconds
+    assert plan.total_seconds == pytest.approx(shared + 6 * plan.classifier_seconds)
 
 
 def test_a_plan_names_what_would_be_done_and_writes_nothing(config, splits, sampler, tmp_path):
@@ -105,17 +196,20 @@ def test_the_gate_counts_until_it_is_there(config, splits, sampler, tmp_path):
     assert dry_run(ungated, splits, tmp_path / "2", sampler=sampler).gate_seconds == 0
 
 
+@pytest.mark.usefixtures("known_speeds")
 def test_fidelity_counts_by_its_steps_and_until_it_is_measured(config, splits, sampler, tmp_path):
     def planned(cas_steps):
         benchmark = config.benchmark.model_copy(update={"cas_steps": cas_steps})
         asked = config.model_copy(update={"benchmark": benchmark})
         return dry_run(asked, splits, tmp_path, sampler=sampler).fidelity_seconds
 
-    assert planned(2000) > 10 * planned(0) > 0
+    assert planned(0) == pytest.approx(fidelity_by_hand(DRAWN, 0))
+    assert planned(2000) == pytest.approx(fidelity_by_hand(DRAWN, 2000))
     found = {"sampler_fingerprint": sampler.fingerprint, "per_class": {}}
     write_json(tmp_path / "fidelity.json", found)
     assert planned(0) == 0
-    assert planned(20) > 0
+    alone = 20 * (STEP + 16 / DRAWN) + 40 * PREDICT
+    assert planned(20) == pytest.approx(alone)
     write_json(tmp_path / "fidelity.json", {**found, "sampler_fingerprint": "other"})
     assert planned(0) > 0
 

@@ -1,4 +1,5 @@
 import dataclasses
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -6,6 +7,7 @@ import torch
 from signforge.benchmark.fidelity import measure_fidelity
 from signforge.benchmark.folder import config_hash, read_json, write_json
 from signforge.errors import SignforgeError
+from signforge.evaluate.inception import InceptionReport
 
 
 @pytest.fixture(scope="module")
@@ -15,7 +17,8 @@ def quick(config):
 
 
 def test_the_generator_is_measured_once_and_by_validation_images(quick, splits, sampler, tmp_path):
-    found = measure_fidelity(quick, splits, sampler, tmp_path)
+    blind = dataclasses.replace(splits, test=None)
+    found = measure_fidelity(quick, blind, sampler, tmp_path)
     assert found["n"] == len(splits.val)
     assert read_json(tmp_path / "fidelity.json") == found
 
@@ -76,6 +79,40 @@ def test_a_kill_costs_one_part(quick, splits, sampler, tmp_path, monkeypatch):
     resumed = measure_fidelity(quick, splits, sampler, tmp_path)
     assert {key: value for key, value in resumed.items() if key != "cas"} == kept
     assert resumed["cas"]["steps"] == quick.classifier.steps
+
+
+def test_every_part_takes_validation_for_the_judge_and_training_for_the_floor(
+    quick, splits, sampler, tmp_path, monkeypatch
+):
+    weights = tmp_path / "inception.pth"
+    weights.write_bytes(b"weights")
+    report = SimpleNamespace(as_dict=lambda: {"sampler_fingerprint": "s", "per_class": {}})
+    distances = InceptionReport(40, 1.0, 1.0, 1.0, 1.0, "w", known_weights=False)
+    given = {}
+
+    def stand_in(name, result):
+        def spy(*args, **options):
+            given[name] = (args, options)
+            return result
+
+        monkeypatch.setattr(f"signforge.benchmark.fidelity.{name}", spy)
+
+    stand_in("find_inception_weights", weights)
+    stand_in("load_inception", "network")
+    stand_in("quality_report", report)
+    stand_in("synthetic_accuracy", report)
+    stand_in("inception_report", distances)
+    extractor = SimpleNamespace(weights_sha256="e")
+    found = measure_fidelity(quick, splits, sampler, tmp_path, extractor=extractor)
+    assert found["inception"]["fid"] == 1.0
+    expected = {
+        "load_inception": (weights, "cpu"),
+        "quality_report": (sampler, extractor, splits.val, splits.train),
+        "synthetic_accuracy": (sampler, splits.train, splits.val),
+        "inception_report": ("network", sampler, splits.val, splits.train),
+    }
+    assert {name: given[name][0] for name in expected} == expected
+    assert given["inception_report"][1]["most"] == quick.benchmark.inception_images
 
 
 def test_the_score_follows_its_own_steps(quick, splits, sampler, tmp_path):

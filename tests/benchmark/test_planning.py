@@ -2,6 +2,7 @@ import pytest
 import torch
 
 from signforge.balance.plan import BalancePlan
+from signforge.benchmark.arms import ARMS, ArmContext
 from signforge.benchmark.planning import (
     make_plan,
     mean_acceptance,
@@ -14,6 +15,7 @@ from signforge.benchmark.trials import Stage
 from signforge.config import GanConfig, validate
 from signforge.errors import SignforgeError
 from signforge.gan.sampler import GanSampler, GeneratorCard, build_generator
+from signforge.progress import no_progress
 
 
 @pytest.fixture(scope="module")
@@ -84,9 +86,26 @@ def test_trials_equal_the_arms_of_the_benchmark(made, ungated, splits, sampler, 
     _, rows, _ = made
     one = changed(ungated, "benchmark.seeds", 1)
     reference = run_benchmark(one, splits, sampler, tmp_path)
-    for row, known in zip(rows[:2], reference[:2], strict=True):
+    for row, known in zip(rows[:3], reference, strict=True):
         assert row["final_loss"] == known["final_loss"]
         assert row["macro_accuracy"] == known["val_macro_accuracy"]
+
+
+@pytest.mark.parametrize("seed", [0, 1])
+def test_trials_show_what_the_arms_of_the_benchmark_show(ungated, splits, sampler, seed):
+    balance = ungated.balance.model_copy(update={"refresh": 0.5, "max_synthetic_fraction": 0.5})
+    trials = remedy_trials(splits.train, sampler, balance, None)
+    context = ArmContext(seed, sampler, balance)
+    ours, theirs = (
+        [ARMS[name](splits.train, context) for name in trials],
+        [trial(seed).build(seed, no_progress) for trial in trials.values()],
+    )
+    assert [one.class_counts for one in ours] == [other.class_counts for other in theirs]
+    assert list(ours[1].sampler) == list(theirs[1].sampler)
+    for epoch in (0, 3):
+        for setup in (ours[2], theirs[2]):
+            setup.dataset.set_epoch(epoch)
+        assert torch.equal(ours[2].dataset.pool_images, theirs[2].dataset.pool_images)
 
 
 def test_made_again_nothing_is_trained(made, ungated, splits, sampler):

@@ -115,6 +115,10 @@ def test_predictions_give_the_figures_of_the_rows_again(finished, splits):
         assert recall == pytest.approx(row["per_class_recall"], abs=1e-6)
         assert np.mean(recall) == pytest.approx(row["macro_accuracy"], abs=1e-6)
         assert recall[row["worst_class"]] == min(recall) == pytest.approx(row["worst_class_recall"])
+        # Kinds of classes by their 120, 40, 24 and 6 images to train on, whatever the test has.
+        kinds = {"many": recall[:1], "medium": recall[1:3], "few": recall[3:]}
+        for kind, of_kind in kinds.items():
+            assert row[kind] == pytest.approx(np.mean(of_kind), abs=1e-6)
         seen = read_predictions(run_dir, row["arm"], row["seed"], "val")
         assert (seen == splits.val.labels.numpy()).mean() == pytest.approx(row["val_top1"])
     for name, split in (("val", splits.val), ("test", splits.test)):
@@ -325,12 +329,14 @@ def gated(gated_config, splits, sampler, tmp_path_factory):
     return run_dir, run_benchmark(gated_config, splits, sampler, run_dir, gan_seconds=12.5)
 
 
-def test_all_arms_take_as_many_steps_and_say_what_they_used(gated):
+def test_all_arms_take_as_many_steps_and_say_what_they_used(gated, splits):
     run_dir, rows = gated
     assert [row["arm"] for row in rows] == [*ARMS, *COMBINATIONS]
     dataset = json.loads((run_dir / "dataset.json").read_text())
     assert dataset["gate"]["tau"] == 0.5
     assert dataset["gate"]["steps"] == 40
+    card = json.loads((run_dir / GATE / "gate.json").read_text())
+    assert card["train_fingerprint"] == splits.train.fingerprint
     assert all(0 <= share <= 1 for share in dataset["gate"]["real_acceptance"])
     for row in rows:
         assert (row["steps"], row["images"]) == (3, 3 * 16)

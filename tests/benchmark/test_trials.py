@@ -72,6 +72,9 @@ def test_a_row_gives_its_figures_again(stage, tmp_path):
     assert of_class == pytest.approx(row["per_class_recall"])
     assert np.mean(of_class) == pytest.approx(row["macro_accuracy"])
     assert row["worst_class_recall"] == pytest.approx(min(of_class))
+    # Kinds of classes by their 120, 40, 24 and 6 images to train on; validation has 10 of each.
+    kinds = [row["many"], row["medium"], row["few"]]
+    assert kinds == pytest.approx([of_class[0], np.mean(of_class[1:3]), of_class[3]])
     assert (row["arm"], row["seed"], row["images"]) == ("real", 0, 3 * 16)
     assert (row["val_images"], row["val_groups"], row["command"]) == (40, 20, "repeat me")
     assert row["classifier"] == stage.classifier.model_dump(mode="json")

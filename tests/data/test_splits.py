@@ -190,6 +190,16 @@ def test_prepare_cuts_what_the_source_lacks_and_says_so():
     assert all(len(names) == 1 for names in in_split.values())
 
 
+def test_each_cut_has_a_share_of_its_own():
+    source = make_images([[10] * 10, [5] * 20])
+    config = DataConfig(test_fraction=0.1, val_fraction=0.4)
+    prepared = prepare_splits(config, LabeledSplits(train=source))
+    assert prepared.test.class_counts.tolist() == [10, 10]
+    # 0.4 of the 90 that are left, in whole groups.
+    assert prepared.val.class_counts.tolist() == [40, 35]
+    assert prepared.train.class_counts.tolist() == [50, 55]
+
+
 def test_prepare_leaves_the_splits_of_the_source_alone():
     train, val, test = (make_images([[size] * 2] * 2) for size in (3, 4, 5))
     prepared = prepare_splits(DataConfig(), LabeledSplits(train=train, val=val, test=test))

@@ -1,11 +1,13 @@
 """Runs a function in several processes of one group on this machine, forked to save the imports."""
 
+import itertools
 import multiprocessing
 import os
 import pickle
 import socket
 import warnings
 from collections.abc import Callable
+from contextlib import suppress
 from multiprocessing.connection import Connection
 from typing import Any
 
@@ -17,12 +19,21 @@ FORKS = multiprocessing.get_context("forkserver")
 FORKS.set_forkserver_preload(["signforge.gan.run", "torch._dynamo"])
 PATIENCE = 240
 """Seconds."""
+FIRST_PORT, PORTS_OF_WORKER = 20_000, 100
+"""Below those that the system gives to whoever asks for any."""
+_turn = itertools.count(os.getpid())
 
 
 def free_port() -> int:
-    with socket.socket() as place:
-        place.bind(("127.0.0.1", 0))
-        return int(place.getsockname()[1])
+    """From ports of this test worker's own, so that no other takes it before it is used."""
+    worker = int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw"))
+    first = FIRST_PORT + PORTS_OF_WORKER * (worker % 100)
+    for _ in range(PORTS_OF_WORKER):
+        port = first + next(_turn) % PORTS_OF_WORKER
+        with socket.socket() as place, suppress(OSError):
+            place.bind(("127.0.0.1", port))
+            return port
+    raise RuntimeError(f"No port from {first} on is free.")
 
 
 def in_two_processes(function: Callable[..., Any], *args: object) -> list[Any]:
