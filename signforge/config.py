@@ -112,8 +112,9 @@ class GanConfig(Section):
     max_rollbacks: int = Field(3, ge=0)
     """How often a non-finite loss or gradient may send the run back to its last good state, each
     time at half the learning rates, before it gives up."""
-    probe_every_kimg: float | None = Field(None, gt=0)
-    """Judges samples against the validation split this often; None never does."""
+    probe_every_kimg: float | None = Field(50.0, gt=0)
+    """Judges samples against the validation split this often and at the end, which tells collapsed
+    classes and chooses the best checkpoint; None never does."""
     probe_classifier: str = "resnet18"
     """timm model that is trained on the real training split to judge samples with."""
     probe_steps: int = Field(400, ge=1)

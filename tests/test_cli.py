@@ -70,6 +70,7 @@ GAN = [
         "z_dim=8",
         "embedding_dim=4",
         "guide_steps=3",
+        "probe_every_kimg=null",
     )
     for argument in ("--set", f"gan.{setting}")
 ] + ["--set", "gan.status_every_kimg=0.05", "--set", "gan.samples_every_kimg=0.1"]

@@ -20,6 +20,7 @@ TINY_GAN = GanConfig(
     z_dim=4,
     base_channels=4,
     guide_steps=2,
+    probe_every_kimg=None,
     embedding_dim=4,
     batch_size=4,
     total_kimg=0.02,
@@ -121,7 +122,7 @@ def generator(tmp_path_factory: pytest.TempPathFactory, signs: Path) -> Path:
 TRAIN = ("train-cgan", "--resolution", 16, "--device", "cpu", "--kimg", 0.02)
 TRAIN_SETTINGS = tuple(
     part
-    for setting in ("base_channels=4", "batch_size=4", "guide_steps=2")
+    for setting in ("base_channels=4", "batch_size=4", "guide_steps=2", "probe_every_kimg=null")
     for part in ("--set", f"gan.{setting}")
 )
 

@@ -27,7 +27,14 @@ SMALLER = {
     "num 20": "num 3",
 }
 """Every 100 iterations are every 2 here; of 6 iterations to 0.024 kimg the fourth was good."""
-SMALL_GAN = {"base_channels": 4, "embedding_dim": 4, "guide_steps": 2, "status_every_kimg": 0.004}
+SMALL_GAN = {
+    "base_channels": 4,
+    "embedding_dim": 4,
+    "guide_steps": 2,
+    "status_every_kimg": 0.004,
+    "probe_classifier": "test_resnet",
+    "probe_steps": 2,
+}
 SMALL = [part for item in SMALL_GAN.items() for part in ("--set", "gan.{}={}".format(*item))]
 
 

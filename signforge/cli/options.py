@@ -165,7 +165,8 @@ class GanOptions:
         bool | None,
         typer.Option(
             "--probe/--no-probe",
-            help="Judge samples whenever a grid is saved, by a classifier of real images.",
+            help="Judge samples by a classifier of real images every gan.probe_every_kimg, or "
+            "where that is null, whenever a grid is saved.",
             rich_help_panel=RECORD,
         ),
     ] = None

@@ -52,6 +52,7 @@ def job_config(config: Config) -> Config:
             "z_dim": 8,
             "base_channels": 4,
             "guide_steps": 2,
+            "probe_every_kimg": None,
             "embedding_dim": 4,
             "batch_size": 8,
             "total_kimg": 0.08,

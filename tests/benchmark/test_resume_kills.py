@@ -31,6 +31,7 @@ SETTINGS: dict[str, Any] = {
         "base_channels": 4,
         "embedding_dim": 4,
         "guide_steps": 3,
+        "probe_every_kimg": None,
         "batch_size": 8,
         "total_kimg": 0.16,
         "status_every_kimg": 0.04,

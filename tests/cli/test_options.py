@@ -42,8 +42,8 @@ def test_no_option_is_the_default_config():
         (GanOptions(augment="none"), "gan", "augment", ()),
         (GanOptions(tracker=["wandb", "mlflow"]), "gan", "trackers", ("wandb", "mlflow")),
         (GanOptions(probe=True), "gan", "probe_every_kimg", 50.0),
-        (GanOptions(probe=True, samples_every_kimg=8), "gan", "probe_every_kimg", 8.0),
-        (GanOptions(samples_every_kimg=8), "gan", "probe_every_kimg", None),
+        (GanOptions(samples_every_kimg=8), "gan", "probe_every_kimg", 50.0),
+        (GanOptions(probe=False), "gan", "probe_every_kimg", None),
     ],
 )
 def test_what_each_option_sets(options, section, key, value):
@@ -73,6 +73,13 @@ def test_the_probe_keeps_the_rhythm_of_the_config_and_can_be_left_out():
     assert resolve(gan=GanOptions(probe=True), settings=settings).gan.probe_every_kimg == 5
     assert resolve(gan=GanOptions(probe=False), settings=settings).gan.probe_every_kimg is None
     assert resolve(settings=settings).gan.probe_every_kimg == 5
+
+
+def test_a_probe_where_the_config_has_none_comes_with_each_grid():
+    settings = ["gan.probe_every_kimg=null"]
+    options = GanOptions(probe=True, samples_every_kimg=8)
+    assert resolve(gan=options, settings=settings).gan.probe_every_kimg == 8
+    assert resolve(settings=settings).gan.probe_every_kimg is None
 
 
 def test_two_lengths_are_refused():

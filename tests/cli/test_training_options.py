@@ -26,6 +26,7 @@ SMALL = [
         "gan.guide_steps=2",
         "gan.embedding_dim=4",
         "gan.status_every_kimg=0.04",
+        "gan.probe_every_kimg=null",
         "gan.probe_classifier=test_resnet",
         "gan.probe_steps=2",
     )

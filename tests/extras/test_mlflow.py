@@ -38,6 +38,7 @@ TINY = {
         "base_channels": 4,
         "embedding_dim": 4,
         "guide_steps": 2,
+        "probe_every_kimg": None,
         "batch_size": 8,
         "total_kimg": 0.032,
         "status_every_kimg": 0.016,

@@ -25,6 +25,7 @@ def tiny_config() -> Config:
         "gan": {
             "z_dim": 8,
             "guide_steps": 3,
+            "probe_every_kimg": None,
             "base_channels": 4,
             "embedding_dim": 4,
             "batch_size": 8,
