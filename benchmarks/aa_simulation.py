@@ -5,18 +5,22 @@ r"""How often would this benchmark call a difference: where there is none, and w
 New fits of one arm are resampled from the predictions that a finished benchmark keeps, two sets of
 them are compared as if they were two arms (A/A), and every call is a false alarm. With --gains the
 first set gets a gain of that many points in the recall of every class, and calls are finds.
-One line a number of seeds and a gain: calls in macro accuracy, top-1 and worst class, comparisons
-in which any class is called (after Holm's correction; a find only where a gain was planted), how
-often the interval of macro accuracy holds the truth, and half that interval, the median.
+One line a number of seeds, a gain and a design effect, that of images which stand alone and the
+one that the run's report uses, where it knows the groups: calls in macro accuracy, top-1 and worst
+class, comparisons in which any class is called (after Holm's correction; a find only where a gain
+was planted), how often the interval of macro accuracy holds the truth, and half that interval, the
+median.
 
-What it cannot show: two cached fits span less than real seeds do, so the widths are those of these
-cached fits; the rates are what counts.
+What it cannot show: a few cached fits span less than real seeds do, so the widths are those of
+these cached fits; and images follow by themselves, not by groups, so that the report's design
+effect makes calls rarer here than they need be. Images in groups: tests/benchmark/test_clusters.py.
 """
 
 import argparse
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import product
 from pathlib import Path
 from statistics import fmean, median
 
@@ -24,6 +28,8 @@ import numpy as np
 import numpy.typing as npt
 from records import command_line, markdown_table, provenance, provenance_text, run_script
 
+from signforge.benchmark.folder import read_rows
+from signforge.benchmark.run_clustering import clustering_of_run
 from signforge.benchmark.statistics import METRICS, Comparison, compare
 from signforge.errors import SignforgeError
 from signforge.files import write_atomically
@@ -43,19 +49,22 @@ class CachedFits:
 def main(argv: Sequence[str]) -> None:
     args = parse(argv)
     fits = read_fits(args.run, args.arm)
+    clustering = clustering_of_run(args.run, read_rows(args.run))
     lines = []
     for seeds in args.seeds:
-        for gain in args.gains:
+        effects = {1.0, clustering.design_effect(seeds) if clustering else 1.0}
+        for effect, gain in product(sorted(effects), args.gains):
             found = simulate(
                 fits,
                 seeds=seeds,
                 gain=gain / 100,
                 comparisons=args.comparisons,
                 resamples=args.resamples,
+                design_effect=effect,
             )
-            lines.append(table_line(found, seeds, gain))
-            print(f"{seeds} seeds, {gain:g} points: done", file=sys.stderr)
-    header = ["seeds", "planted", *METRICS, "any class", "covered", "half-width"]
+            lines.append(table_line(found, seeds, gain, effect))
+            print(f"{seeds} seeds, {gain:g} points, effect {effect:.1f}: done", file=sys.stderr)
+    header = ["seeds", "planted", "design effect", *METRICS, "any class", "covered", "half-width"]
     text = (
         f"# A/A simulation from `{args.run}`, arm `{args.arm}`\n\n"
         f"{len(fits.correct)} cached fits, {len(fits.target):,} test images, {args.comparisons:,} "
@@ -81,7 +90,13 @@ def read_fits(run: Path, arm: str) -> CachedFits:
 
 
 def simulate(
-    fits: CachedFits, *, seeds: int, gain: float, comparisons: int, resamples: int
+    fits: CachedFits,
+    *,
+    seeds: int,
+    gain: float,
+    comparisons: int,
+    resamples: int,
+    design_effect: float = 1.0,
 ) -> list[Comparison]:
     """Comparisons of two sets of resampled fits, the first with a planted gain (a share)."""
     rng = np.random.default_rng([seeds, round(1e6 * gain)])
@@ -89,7 +104,16 @@ def simulate(
     for number in range(comparisons):
         arm, baseline = (resampled_fits(rng, fits, seeds) for _ in range(2))
         arm = planted(rng, arm, fits.target, gain)
-        found.append(compare(arm, baseline, fits.target, resamples=resamples, seed=number))
+        found.append(
+            compare(
+                arm,
+                baseline,
+                fits.target,
+                design_effect=design_effect,
+                resamples=resamples,
+                seed=number,
+            )
+        )
     return found
 
 
@@ -128,7 +152,9 @@ def planted(rng: np.random.Generator, preds: Labels, target: Labels, gain: float
     return np.where(mended, target, preds)
 
 
-def table_line(found: Sequence[Comparison], seeds: int, gain: float) -> list[str]:
+def table_line(
+    found: Sequence[Comparison], seeds: int, gain: float, design_effect: float
+) -> list[str]:
     """Shares of comparisons that call a difference, coverage, and half-width."""
     macro = [one.figures["macro_accuracy"] for one in found]
     called = [fmean(one.figures[metric].direction != 0 for one in found) for metric in METRICS]
@@ -138,6 +164,7 @@ def table_line(found: Sequence[Comparison], seeds: int, gain: float) -> list[str
     return [
         str(seeds),
         f"{gain:g}",
+        f"{design_effect:.1f}",
         *(f"{100 * share:.1f}" for share in called),
         f"{100 * width:.2f}",
     ]

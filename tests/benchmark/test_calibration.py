@@ -8,6 +8,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from signforge.benchmark.folder import read_rows
+from signforge.benchmark.run_clustering import clustering_of_run
 from signforge.benchmark.summary import summarise
 from support.tiny_runs import load_script
 
@@ -55,6 +57,21 @@ def test_a_planted_gain_of_known_size_is_found_and_covered(script, fits):
     assert missed <= most(comparisons)
 
 
+@pytest.mark.parametrize("seeds", [3, 5])
+def test_by_the_design_effect_of_the_reports_a_planted_gain_is_found_too(script, seeds):
+    """And copies are told apart no more often than they should: on all images, as in a report."""
+    whole = script.read_fits(RUN, "real")
+    effect = clustering_of_run(RUN, read_rows(RUN)).design_effect(seeds)
+    assert effect > 5
+    options = {"seeds": seeds, "comparisons": 40, "resamples": 100, "design_effect": effect}
+    found = script.simulate(whole, gain=0.02, **options)
+    macro = [one.figures["macro_accuracy"] for one in found]
+    assert np.mean([gain.direction > 0 for gain in macro]) > 0.8
+    assert all(gain.low < 0.02 < gain.high for gain in macro)
+    none = script.simulate(whole, gain=0.0, **options)
+    assert np.mean([one.figures["macro_accuracy"].direction != 0 for one in none]) <= most(40)
+
+
 def test_the_script_writes_one_line_a_number_of_seeds_and_gain(script, tmp_path):
     out = tmp_path / "aa.md"
     script.main(
@@ -63,7 +80,10 @@ def test_the_script_writes_one_line_a_number_of_seeds_and_gain(script, tmp_path)
     )  # fmt: skip
     lines = [line for line in out.read_text().splitlines() if line.startswith("| ")][2:]
     cells = [[cell.strip() for cell in line.split("|")[1:-1]] for line in lines]
-    assert [line[:2] for line in cells] == [["2", "0"], ["2", "3"], ["3", "0"], ["3", "3"]]
+    effect = f"{clustering_of_run(RUN, read_rows(RUN)).design_effect(2):.1f}"
+    assert [line[:3] for line in cells] == [
+        [seeds, gain, each] for seeds in "23" for each in ("1.0", effect) for gain in "03"
+    ]
     assert all(0 <= float(cell) <= 100 for line in cells for cell in line[2:])
     with pytest.raises(script.SignforgeError, match="30 points cannot be planted"):
         script.main(["--run", str(RUN), "--gains", "30", "--comparisons", "1", "--out", str(out)])
