@@ -21,7 +21,8 @@ def describe_dataset(
         if not isinstance(sampler, GanSampler):
             notes.append(
                 "The generator is not one of signforge's: nothing tells which images it was made "
-                "from, so arms that use it may know more than the others."
+                "from, so arms that use it may know more than the others. Nor what it took to train: "
+                "the cost of these arms leaves that out."
             )
         else:
             generator["train_fingerprint"] = sampler.card.train_fingerprint
