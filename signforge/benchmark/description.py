@@ -21,8 +21,8 @@ def describe_dataset(
         if not isinstance(sampler, GanSampler):
             notes.append(
                 "The generator is not one of signforge's: nothing tells which images it was made "
-                "from, so arms that use it may know more than the others. Nor what it took to train: "
-                "the cost of these arms leaves that out."
+                "from, so arms that use it may know more than the others, nor what its training "
+                "took, which their cost leaves out."
             )
         else:
             generator["train_fingerprint"] = sampler.card.train_fingerprint
