@@ -168,7 +168,9 @@ def run_benchmark(
     if run_jobs is None:
         results = run_in_process(missing, partial(work, run_dir=run_dir, track=track))
     else:
-        done_elsewhere = run_jobs(missing, partial(_with_own_hardware, work=work))
+        done_elsewhere = run_jobs(
+            missing, partial(_with_own_hardware, work=work, device=config.classifier.device)
+        )
         results = track(done_elsewhere, "classifiers", len(missing))
     for result in results:
         row = result.row
@@ -285,10 +287,10 @@ def run_job(
     )
 
 
-def _with_own_hardware(job: Job, *, work: Work) -> JobResult:
+def _with_own_hardware(job: Job, *, work: Work, device: str) -> JobResult:
     """The result of ``work``, its row naming the machine that it was done on."""
     result = work(job)
-    hardware = describe_environment()["hardware"]
+    hardware = describe_environment(device)["hardware"]
     return replace(result, row={**result.row, "hardware": hardware})
 
 

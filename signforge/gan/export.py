@@ -3,6 +3,7 @@
 At the end of a run it is the best one that a probe judged, not simply the last.
 """
 
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
@@ -42,28 +43,6 @@ def current_sampler(
     return _finished_sampler(config, generator, train, progress, batches)
 
 
-def export_once(
-    run: Path,
-    config: GanConfig,
-    train: LabeledImages,
-    batches: BatchSource,
-    *,
-    seconds: float,
-) -> None:
-    """``export_generator``, unless what it wrote after these very ``seconds`` is there and whole:
-    to work the statistics out again with other threads or hardware changes their last bits, and
-    with them the fingerprint that others go by.
-
-    Raises SignforgeError as ``export_generator`` does.
-    """
-    try:
-        there = load_sampler(run, "cpu").card.seconds == seconds
-    except SignforgeError:
-        there = False
-    if not there:
-        export_generator(run, config, train, batches, seconds=seconds)
-
-
 def export_generator(
     run: Path,
     config: GanConfig,
@@ -77,8 +56,15 @@ def export_generator(
     Where no probe ran, that is the newest one. The card says at which kimg it was; what it cost
     are the ``seconds`` of the whole run, since nobody knew the best before the end.
 
+    What was written after these very ``seconds`` and is whole stays: to work the statistics out
+    again with other threads or hardware changes their last bits, and with them the fingerprint that
+    others go by.
+
     Raises SignforgeError where the checkpoint is damaged or a file cannot be written.
     """
+    with suppress(SignforgeError):
+        if load_sampler(run, "cpu").card.seconds == seconds:
+            return
     chosen = best_checkpoint(run) or list_checkpoints(run)[-1]
     generator = build_generator(
         config, num_classes=train.num_classes, resolution=train.resolution

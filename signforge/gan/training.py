@@ -35,7 +35,7 @@ from signforge.gan.distributed import (
     of_first,
 )
 from signforge.gan.ema import ema_decay, ema_update
-from signforge.gan.export import current_sampler, export_once
+from signforge.gan.export import current_sampler, export_generator
 from signforge.gan.guide import train_guide
 from signforge.gan.metrics import (
     Probe,
@@ -222,7 +222,7 @@ def _train(
             seconds=of_first(time.perf_counter() - started),
         )
 
-    by_first(partial(export_once, run, config, train, batches, seconds=progress.seconds))
+    by_first(partial(export_generator, run, config, train, batches, seconds=progress.seconds))
     return progress
 
 
