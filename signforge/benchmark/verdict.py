@@ -106,16 +106,20 @@ def _seeds_to_run(gain: Gain) -> str:
     if gain.seed_sd is None:
         return "it has one seed, so run three or more"
 
-    def seeds(effect: float) -> str:
-        number = seeds_needed(gain, effect)
-        if number is not None:
-            return f"about {number:,} seeds"
-        return f"more than {MAX_SEEDS:,} seeds or more test images"
-
-    text = f"to find 1 point in 80 % of cases would take {seeds(POINT)}"
-    if gain.mean:
-        text += f", to find {abs(100 * gain.mean):.2f} points {seeds(gain.mean)}"
-    return text
+    effects = [POINT, gain.mean] if gain.mean else [POINT]
+    numbers = [seeds_needed(gain, effect) for effect in effects]
+    named = ["1 point", f"{abs(100 * gain.mean):.2f} points"]
+    if not any(numbers):
+        return (
+            f"to find {' or '.join(named[: len(effects)])} in 80 % of cases takes more test "
+            f"images, not more seeds (even {MAX_SEEDS:,} would not do)"
+        )
+    takes = [
+        f"about {number:,} seeds" if number else "more test images, not more seeds"
+        for number in numbers
+    ]
+    text = f"to find {named[0]} in 80 % of cases would take {takes[0]}"
+    return text + "".join(f", to find {named[1]} {taken}" for taken in takes[1:])
 
 
 def _against(generative: Contender | None) -> str:

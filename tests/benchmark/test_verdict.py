@@ -80,6 +80,21 @@ def test_no_measurable_difference_says_how_many_seeds_would_show_one():
     assert said.endswith(f"to find 0.30 points about {small} seeds.")
 
 
+def test_more_test_images_are_asked_for_where_no_number_of_seeds_would_do():
+    def said(image_sd, mean=0.003):
+        found = Gain(mean, -0.4, 0.5, 3, p=0.3, image_sd=image_sd, seed_sd=0.006)
+        return verdict(Contender("oversample", found), None)
+
+    assert said(image_sd=0.05).endswith(
+        "; to find 1 point or 0.30 points in 80 % of cases takes more test images, not more seeds "
+        "(even 1,000 would not do)."
+    )
+    assert "; to find 1 point in 80 % of cases takes more test" in said(image_sd=0.05, mean=0.0)
+    half = said(image_sd=0.002)
+    assert "to find 1 point in 80 % of cases would take about " in half
+    assert half.endswith(" seeds, to find 0.30 points more test images, not more seeds.")
+
+
 def test_one_seed_recommends_nothing_and_is_told_to_run_more():
     for over_real in (UP, NONE, DOWN):
         said = verdict(cheap(over_real, seeds=1), None)
