@@ -1,7 +1,9 @@
 import json
 import os
+import signal
 import subprocess
 import sys
+import time
 from itertools import pairwise
 from pathlib import Path
 
@@ -287,3 +289,27 @@ def test_a_launcher_trains_one_run_in_two_processes(launcher, tmp_path):
     for name in ("samples.png", "curves.png", "film.gif", "generator.safetensors"):
         assert (run / name).stat().st_size > 0
     assert not list(run.rglob("*.tmp"))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("launcher", LAUNCHERS)
+def test_a_stopped_launcher_leaves_a_checkpoint_from_which_it_goes_on(launcher, tmp_path):
+    run = tmp_path / "run"
+    settings = ["--kimg", 1.6, "--set", "gan.probe_every_kimg=null"]
+    settings += ["--set", "gan.samples_every_kimg=1.6"]
+    process = launched(launcher, run, *settings)
+    while process.poll() is None and not ((run / "metrics.jsonl").exists() and metrics(run)):
+        time.sleep(0.05)
+    process.send_signal(signal.SIGTERM)
+    _, err = process.communicate(timeout=200)
+    assert process.returncode != 0
+    before = metrics(run)
+    assert before[-1]["seen_kimg"] < 1.6
+    assert list_checkpoints(run), err
+    resumed = launched(launcher, run, "--resume", *settings)
+    out, err = resumed.communicate(timeout=500)
+    assert resumed.returncode == 0, err
+    assert json.loads(out)["seen_kimg"] == 1.6
+    after = metrics(run)
+    assert after[: len(before)] == before
+    assert [line["seen_kimg"] for line in after] == pytest.approx([0.032 * n for n in range(1, 51)])
