@@ -106,20 +106,22 @@ def _seeds_to_run(gain: Gain) -> str:
     if gain.seed_sd is None:
         return "it has one seed, so run three or more"
 
-    effects = [POINT, gain.mean] if gain.mean else [POINT]
-    numbers = [seeds_needed(gain, effect) for effect in effects]
-    named = ["1 point", f"{abs(100 * gain.mean):.2f} points"]
-    if not any(numbers):
+    effects = {"1 point": POINT}
+    if gain.mean:
+        effects[f"{abs(100 * gain.mean):.2f} points"] = gain.mean
+    needed = {named: seeds_needed(gain, effect) for named, effect in effects.items()}
+    if not any(needed.values()):
         return (
-            f"to find {' or '.join(named[: len(effects)])} in 80 % of cases takes more test "
-            f"images, not more seeds (even {MAX_SEEDS:,} would not do)"
+            f"to find {' or '.join(needed)} in 80 % of cases takes more test images, not more "
+            f"seeds (even {MAX_SEEDS:,} would not do)"
         )
-    takes = [
-        f"about {number:,} seeds" if number else "more test images, not more seeds"
-        for number in numbers
-    ]
-    text = f"to find {named[0]} in 80 % of cases would take {takes[0]}"
-    return text + "".join(f", to find {named[1]} {taken}" for taken in takes[1:])
+    takes = {
+        named: f"about {seeds:,} seeds" if seeds else "more test images, not more seeds"
+        for named, seeds in needed.items()
+    }
+    first, *others = takes
+    text = f"to find {first} in 80 % of cases would take {takes[first]}"
+    return text + "".join(f", to find {named} {takes[named]}" for named in others)
 
 
 def _against(generative: Contender | None) -> str:
