@@ -213,10 +213,10 @@ class ProjectionDiscriminator(nn.Module):
 def append_group_stddev(x: Tensor, group: int) -> Tensor:
     """float (N, C, H, W) -> (N, C + 1, H, W): one more channel with, for each run of ``group``
     images, the mean over C, H and W of the standard deviation within the run."""
-    n, channels, height, width = x.shape
-    variance = (
-        x.float().reshape(n // group, group, channels, height, width).var(dim=1, unbiased=False)
-    )
-    stddev = (variance + 1e-8).sqrt().mean(dim=(1, 2, 3))
+    n, _, height, width = x.shape
+    # torch.var over any but the last dimension took a twelfth of a training step on a CPU.
+    groups = x.float().permute(0, 2, 3, 1).reshape(n // group, group, -1)
+    variance = (groups - groups.mean(dim=1, keepdim=True)).square().mean(dim=1)
+    stddev = (variance + 1e-8).sqrt().mean(dim=1)
     plane = stddev.repeat_interleave(group)[:, None, None, None].expand(n, 1, height, width)
     return torch.cat([x, plane.to(x.dtype)], dim=1)
