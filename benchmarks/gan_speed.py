@@ -15,7 +15,7 @@ networks' convolutions amount to (im2col), one after another.
 
 import argparse
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -23,6 +23,7 @@ from typing import Any
 import torch
 from baselines.mimicry_pd import MimicryPd
 from baselines.plain_loop import PlainLoop
+from matplotlib.figure import Figure
 from records import (
     command_line,
     markdown_table,
@@ -43,6 +44,7 @@ from step_cost import (
 )
 from timing import Spread, ratio_spread, rotated, spread
 
+from signforge.benchmark.plots import COLORS
 from signforge.config import Config, load_config, parse_override
 from signforge.data.images import LabeledImages
 from signforge.data.prepare import load_prepared_splits
@@ -183,6 +185,39 @@ def summarise(measured: dict[str, Any]) -> str:
     return text + markdown_table([f"{precision} product", "Gflop/s", "share we reach"], shares)
 
 
+def plot(results: Sequence[Mapping[str, Any]]) -> Figure:
+    """One panel a number of threads: Gflop/s of every loop and, below, of the products."""
+    figure = Figure(figsize=(3 + 3.5 * len(results), 3.2), layout="constrained")
+    panels = figure.subplots(1, len(results), sharey=True, squeeze=False)[0]
+    for axes, measured in zip(panels, results, strict=True):
+        loops = {
+            entry["contender"]: spread(
+                [rate * entry["flops_per_image"] / 1e9 for rate in entry["images_per_second"]]
+            )
+            for entry in measured["rounds"]
+        }
+        products = {
+            f"{measured['product_precision']} product: {name}": spread([r / 1e9 for r in rates])
+            for name, rates in measured["product_flops_per_second"].items()
+        }
+        bars = {**loops, **products}
+        axes.barh(
+            list(bars),
+            [bar.median for bar in bars.values()],
+            xerr=[
+                [bar.median - bar.low for bar in bars.values()],
+                [bar.high - bar.median for bar in bars.values()],
+            ],
+            color=[COLORS[0]] + [COLORS[1]] * (len(loops) - 1) + ["0.7"] * len(products),
+            ecolor="0.3",
+        )
+        axes.set_xlabel(f"Gflop/s, {measured['threads']} threads")
+        axes.grid(axis="x", color="0.9")
+        axes.set_axisbelow(True)
+    panels[0].invert_yaxis()
+    return figure
+
+
 def main(argv: Sequence[str]) -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--config", default="gtsrb_cpu", help="preset or YAML file")
@@ -195,7 +230,7 @@ def main(argv: Sequence[str]) -> None:
     parser.add_argument("--product-seconds", type=float, default=0.5)
     parser.add_argument("--arms", nargs="+", choices=ARMS, default=ARMS)
     parser.add_argument("--profile", action="store_true", help="where our step's time goes")
-    parser.add_argument("--out", type=Path, help="folder for speed.json and speed.md")
+    parser.add_argument("--out", type=Path, help="folder for speed.json, .md and .png")
     options = parser.parse_args(argv)
     if options.rounds < 1 or options.steps < 1 or options.mimicry_steps < 1:
         raise SignforgeError("--rounds, --steps and --mimicry-steps must be at least 1.")
@@ -220,6 +255,8 @@ def main(argv: Sequence[str]) -> None:
         name = "profile" if options.profile else "speed"
         write_json(options.out / f"{name}.json", {"origin": origin, "results": results})
         (options.out / f"{name}.md").write_text(text, encoding="utf-8")
+        if results:
+            plot(results).savefig(options.out / "speed.png", dpi=120)
 
 
 def _measure(config: Config, train: LabeledImages, options: argparse.Namespace) -> dict[str, Any]:

@@ -8,6 +8,7 @@ import gan_speed
 import pytest
 import torch
 from baselines.plain_loop import PlainLoop
+from PIL import Image
 from records import markdown_table, run_script
 from step_cost import (
     OurLoop,
@@ -216,6 +217,8 @@ def test_one_tiny_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Non
     gan_speed.main([*argv, *(part for text in tiny for part in ("--set", text))])
     text = capsys.readouterr().out
     assert (tmp_path / "speed.md").read_text() == text.removesuffix("\n")
+    with Image.open(tmp_path / "speed.png") as image:
+        assert image.height > 100
     (result,) = json.loads((tmp_path / "speed.json").read_text())["results"]
     ours, plain = result["rounds"]
     assert (ours["contender"], plain["contender"]) == ("ours", "plain")
