@@ -245,7 +245,6 @@ def _phases(loop: OurLoop, seconds: dict[str, float]) -> Iterator[None]:
     )
     replaced = (
         (loop.batches, "batch", "data: real batch"),
-        (loop.batches, "labels", "data: labels"),
         (step_module, "diff_augment", "augmentation"),
         (state.generator, "forward", "G forward"),
         (state.discriminator, "forward", "D forward"),

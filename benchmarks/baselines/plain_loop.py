@@ -7,7 +7,7 @@ step fast: bf16, channels_last, fused Adam, images on the device, frozen discrim
 import copy
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 from torch.overrides import TorchFunctionMode
 from torch.utils.data import DataLoader
 
@@ -84,7 +84,8 @@ class PlainLoop:
         real, labels = next(self.batches)
         real, labels = real.to(self.device), labels.to(self.device)
         with _KeepNchw():
-            fake = self._draw(labels)
+            z = torch.randn((len(real), config.z_dim), generator=self.rng, device=self.device)
+            fake = self.generator(z, labels)
             real_seen = step_module.augment(real, config, self.rng)
             fake_seen = step_module.augment(fake.detach(), config, self.rng)
             real_logits = self.discriminator(real_seen, labels)
@@ -103,7 +104,7 @@ class PlainLoop:
             loss.backward()
             self.discriminator_optimizer.step()
 
-            fake_seen = step_module.augment(self._draw(labels), config, self.rng)
+            fake_seen = step_module.augment(fake, config, self.rng)
             logits = self.discriminator(fake_seen, labels)
             if config.loss == "relativistic":
                 real_seen = step_module.augment(real, config, self.rng)
@@ -118,11 +119,6 @@ class PlainLoop:
             loss.backward()
             self.generator_optimizer.step()
         return len(real)
-
-    def _draw(self, labels: Tensor) -> Tensor:
-        """Images of int64 (n,) labels."""
-        z = torch.randn((len(labels), self.config.z_dim), generator=self.rng, device=self.device)
-        return self.generator(z, labels)
 
 
 def _plain(network: nn.Module) -> nn.Module:

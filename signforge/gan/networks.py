@@ -124,8 +124,8 @@ class ConditionalGenerator(nn.Module):
         x = self.seed(conditions[0]).unflatten(1, (-1, LOWEST_RESOLUTION, LOWEST_RESOLUTION))
         x = x.contiguous(memory_format=torch.channels_last)
         for norm, upsample, condition in zip(self.norms, self.upsamples, conditions, strict=True):
-            x = upsample(F.relu(norm(x, condition)))
-        return torch.tanh(self.to_rgb(F.relu(self.last_norm(x))).float())
+            x = upsample(F.relu(norm(x, condition), inplace=True))
+        return torch.tanh(self.to_rgb(F.relu(self.last_norm(x), inplace=True)).float())
 
     def class_norm_parameters(self) -> list[Tensor]:
         """What each class alone adds to every conditional norm: gains and biases, (C, channels)."""
@@ -197,11 +197,11 @@ class ProjectionDiscriminator(nn.Module):
         4x4 map, as dropout does."""
         x = images.contiguous(memory_format=torch.channels_last)
         for downsample in self.downsamples:
-            x = F.leaky_relu(downsample(x), 0.2)
+            x = F.leaky_relu(downsample(x), 0.2, inplace=True)
         if channel_factors is not None:
             x = x * channel_factors.to(x.dtype)
         x = append_group_stddev(x, self.stddev_group)
-        x = F.leaky_relu(self.top(x), 0.2)
+        x = F.leaky_relu(self.top(x), 0.2, inplace=True)
         features = FEATURE_GAIN * F.leaky_relu(self.flat(x.flatten(1)), 0.2).float()
         unconditional: Tensor = self.linear(features).float().squeeze(1)
         known = labels != UNKNOWN_CLASS

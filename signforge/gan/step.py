@@ -42,6 +42,19 @@ class StepValues:
     """bool: False where a loss or gradient was not, and that network was left as it was."""
 
 
+@dataclass(frozen=True)
+class Pair:
+    """This process's share of what both networks train on in one step.
+
+    real, fake: float (n, 3, H, W) in -1..1, image i of both with labels[i], int64 (n,). The fakes
+        carry the generator's gradients.
+    """
+
+    real: Tensor
+    fake: Tensor
+    labels: Tensor
+
+
 def build_training_state(
     config: GanConfig, *, num_classes: int, resolution: int, device: torch.device
 ) -> TrainingState:
@@ -106,7 +119,7 @@ def gan_step(
     *,
     with_penalty: bool,
 ) -> StepValues:
-    """One update of the discriminator and one of the generator.
+    """One update of the discriminator and one of the generator, on the same fakes.
 
     with_penalty: adds R1 to the discriminator's gradients, weighted by ``r1_every_steps``, since
     it is only applied that often ("lazy regularisation", Karras et al. 2020, appendix B).
@@ -114,11 +127,17 @@ def gan_step(
     In a group of processes each works on its share of the batch; gradients, losses and
     statistics are means over all, so that all stay alike.
     """
-    z = torch.randn((2, config.batch_size, config.z_dim), generator=rng, device=batches.device)
+    share = current_share()
+    z = torch.randn((config.batch_size, config.z_dim), generator=rng, device=batches.device)
+    # Fakes have the labels of the real images, so that only looks can tell the two apart.
+    real, labels = batches.batch(config.batch_size, rng, share)
+    with autocast(batches.device, config.precision):
+        fake = state.generator(share.of(z), labels)
+    pair = Pair(real, fake, labels)
     loss, real_mean, fake_mean, discriminator_finite = _train_discriminator(
-        state, batches, config, rng, z[0], with_penalty=with_penalty
+        state, pair, config, rng, with_penalty=with_penalty
     )
-    generator_loss, generator_finite = _train_generator(state, batches, config, rng, z[1])
+    generator_loss, generator_finite = _train_generator(state, pair, batches.counts, config, rng)
     return StepValues(
         discriminator_loss=loss,
         generator_loss=generator_loss,
@@ -130,26 +149,21 @@ def gan_step(
 
 def _train_discriminator(
     state: TrainingState,
-    batches: BatchSource,
+    pair: Pair,
     config: GanConfig,
     rng: torch.Generator,
-    z: Tensor,
     *,
     with_penalty: bool,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Loss, means of real and of fake logits, and whether the update was finite."""
-    device, n, share = batches.device, config.batch_size, current_share()
+    device, share = pair.real.device, current_share()
     discriminator = cast(ProjectionDiscriminator, state.discriminator)
-    pair = replace(share, parts=2)
+    both_shares = replace(share, parts=2)
     drop = partial(dropout_factors, discriminator.top_channels, config, rng)
-    # Fakes have the labels of the real images, so that only looks can tell the two apart.
-    real, labels = batches.batch(n, rng, share)
-    told = _told(labels, config, rng, share)
+    told = _told(pair.labels, config, rng, share)
     with autocast(device, config.precision):
-        with torch.no_grad():
-            fake = state.generator(share.of(z), labels)
-        both = augment(torch.cat([real, fake]), config, rng, pair)
-        logits = discriminator(both, told.repeat(2), drop(pair))
+        both = augment(torch.cat([pair.real, pair.fake.detach()]), config, rng, both_shares)
+        logits = discriminator(both, told.repeat(2), drop(both_shares))
         real_logits, fake_logits = logits.chunk(2)
         loss = _discriminator_loss(config, real_logits, fake_logits)
         regularised = loss
@@ -165,7 +179,9 @@ def _train_discriminator(
         for images in both.chunk(2)[: 2 if config.loss == "relativistic" else 1]:
             inputs = images.detach().requires_grad_(True)
             # ``forward``, since a call would run what ``compile`` made, which has one derivative.
-            penalty = losses.r1_penalty(discriminator.forward(inputs, told, drop(share)), inputs)
+            with autocast(device, config.precision):
+                judged = discriminator.forward(inputs, told, drop(share))
+            penalty = losses.r1_penalty(judged, inputs)
             (gamma * penalty).backward()  # type: ignore[no-untyped-call]
     means = [value.detach().mean() for value in (loss, real_logits, fake_logits)]
     finite = _update_if_finite(state.discriminator_optimizer, means)
@@ -174,34 +190,32 @@ def _train_discriminator(
 
 def _train_generator(
     state: TrainingState,
-    batches: BatchSource,
+    pair: Pair,
+    class_counts: Tensor,
     config: GanConfig,
     rng: torch.Generator,
-    z: Tensor,
 ) -> tuple[Tensor, Tensor]:
     """Loss, and whether the update was finite."""
-    device, share = batches.device, current_share()
+    device, share = pair.real.device, current_share()
     generator = cast(ConditionalGenerator, state.generator)
     discriminator = cast(ProjectionDiscriminator, state.discriminator)
     drop = partial(dropout_factors, discriminator.top_channels, config, rng)
-    all_labels = batches.labels(config.batch_size, rng)
-    labels = share.of(all_labels)
     with _frozen(discriminator), autocast(device, config.precision):
-        fake = augment(generator(share.of(z), labels), config, rng, share)
-        told = _told(labels, config, rng, share)
+        fake = augment(pair.fake, config, rng, share)
+        told = _told(pair.labels, config, rng, share)
         logits = discriminator(fake, told, drop(share))
         if config.loss == "relativistic":
-            real = augment(batches.images_of(all_labels, rng, share), config, rng, share)
+            real = augment(pair.real, config, rng, share)
             loss = losses.relativistic_loss(logits, discriminator(real, told, drop(share)))
         else:
             loss = losses.generator_loss(logits)
         regularised = loss
         if state.guide is not None:
-            missed = guide_loss(state.guide(fake), labels, config.guide_margin)
+            missed = guide_loss(state.guide(fake), pair.labels, config.guide_margin)
             regularised = regularised + config.guide_weight * generator.class_strength * missed
         if config.gsr_weight:
             vectors = generator.class_norm_parameters()
-            penalties = [losses.group_spectral_penalty(v, batches.counts) for v in vectors]
+            penalties = [losses.group_spectral_penalty(v, class_counts) for v in vectors]
             regularised = regularised + config.gsr_weight * torch.stack(penalties).mean()
     state.generator_optimizer.zero_grad()
     regularised.backward()  # type: ignore[no-untyped-call]

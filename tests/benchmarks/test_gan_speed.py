@@ -189,7 +189,6 @@ def test_the_profile_names_every_part_of_the_step(train: LabeledImages) -> None:
     table, phases = profile_steps(loop, 2, rows=5)
     assert {
         "data: real batch",
-        "data: labels",
         "augmentation",
         "G forward",
         "D forward",
