@@ -6,6 +6,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from signforge.device import autocast
 from signforge.gan.losses import (
     discriminator_loss,
     effective_num_samples,
@@ -17,6 +18,7 @@ from signforge.gan.losses import (
     squared_spectral_norms,
     squarest_divisor,
 )
+from signforge.gan.networks import ProjectionDiscriminator
 
 logits = st.lists(st.floats(-30, 30), min_size=1, max_size=8)
 
@@ -60,6 +62,29 @@ def test_r1_of_a_linear_discriminator_is_half_its_squared_norm():
     real = torch.randn(5, 3, 4, 4, requires_grad=True)
     penalty = r1_penalty((real * weights).sum(dim=(1, 2, 3)), real)
     assert float(penalty.detach()) == pytest.approx(float(weights.square().sum()) / 2, rel=1e-5)
+
+
+def test_r1_in_bfloat16_is_that_in_float32_but_for_rounding():
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        discriminator = ProjectionDiscriminator(
+            num_classes=3, resolution=16, base_channels=8, stddev_group=4
+        )
+        images, labels = torch.rand(16, 3, 16, 16) * 2 - 1, torch.arange(16) % 3
+    found = {}
+    for precision in ("fp32", "bf16"):
+        discriminator.zero_grad()
+        inputs = images.clone().requires_grad_(True)
+        with autocast(torch.device("cpu"), precision):
+            logits = discriminator(inputs, labels)
+        penalty = r1_penalty(logits, inputs)
+        penalty.backward()
+        gradients = [p.grad.flatten() for p in discriminator.parameters() if p.grad is not None]
+        found[precision] = penalty.item(), torch.cat(gradients)
+    assert found["bf16"][0] != found["fp32"][0]
+    assert found["bf16"][0] == pytest.approx(found["fp32"][0], rel=0.02)
+    error = found["bf16"][1] - found["fp32"][1]
+    assert error.norm() < 0.1 * found["fp32"][1].norm()
 
 
 def test_r1_is_differentiable_in_the_weights():

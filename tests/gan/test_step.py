@@ -81,6 +81,22 @@ def test_a_step_moves_both_players_and_gives_finite_scalars(make_config, make_tr
     assert all(p.requires_grad for p in state.discriminator.parameters())
 
 
+def test_both_players_get_the_same_fakes_which_are_drawn_once(make_config, make_train):
+    config, train = make_config(augment=[]), make_train()
+    state = build_training_state(config, num_classes=3, resolution=8, device=CPU)
+    drawn, judged = [], []
+    state.generator.register_forward_hook(lambda _module, _inputs, images: drawn.append(images))
+    state.discriminator.register_forward_pre_hook(
+        lambda _module, inputs: judged.append(inputs[0].detach().clone())
+    )
+    rng = torch.Generator().manual_seed(0)
+    gan_step(state, BatchSource(train, "uniform", CPU), config, rng, with_penalty=False)
+    (fakes,) = drawn
+    of_discriminator, of_generator = judged
+    assert torch.equal(of_discriminator[config.batch_size :], fakes)
+    assert torch.equal(of_generator, fakes)
+
+
 def test_each_player_gets_gradients_from_its_own_loss_only(make_config, make_train, monkeypatch):
     config, train = make_config(), make_train()
     state = build_training_state(config, num_classes=3, resolution=8, device=CPU)
