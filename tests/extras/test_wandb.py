@@ -2,6 +2,7 @@
 
 import json
 import struct
+import time
 from pathlib import Path
 from typing import Any
 
@@ -38,11 +39,24 @@ def records(folder: Path) -> list[Any]:
             continue
         _crc, length, kind = struct.unpack_from("<IHB", data, at)
         at += PIECE_HEADER + length
+        if at > len(data):  # still being written
+            break
         whole += data[at - length : at]
         if kind in {FULL, LAST}:
             found.append(Record.FromString(whole))
             whole = b""
     return found
+
+
+def records_of_finished(folder: Path) -> list[Any]:
+    """wandb's service may still be writing when the run has been closed."""
+    deadline = time.monotonic() + 60
+    while True:
+        found = records(folder)
+        if any(record.WhichOneof("record_type") == "exit" for record in found):
+            return found
+        assert time.monotonic() < deadline, "wandb never wrote the end of the run"
+        time.sleep(0.1)
 
 
 def items(entries: Any) -> dict[str, Any]:
@@ -59,7 +73,7 @@ def test_a_run_reaches_wandb(tmp_path: Path) -> None:
         trackers.log_status(make_status(8.0, fd=12.5, collapsed_classes=(1, 7)))
         trackers.log_grid(grid, 8.0)
     assert problems == []
-    found = records(tmp_path)
+    found = records_of_finished(tmp_path)
     settings: dict[str, Any] = {}
     history: dict[str, Any] = {}
     for record in found:
