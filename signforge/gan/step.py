@@ -178,8 +178,8 @@ def _train_discriminator(
         gamma = config.r1_gamma * config.r1_every_steps
         for images in both.chunk(2)[: 2 if config.loss == "relativistic" else 1]:
             inputs = images.detach().requires_grad_(True)
-            # ``forward``, since a call would run what ``compile`` made, which has one derivative.
             with autocast(device, config.precision):
+                # ``forward``: a call would run what ``compile`` made, which has one derivative.
                 judged = discriminator.forward(inputs, told, drop(share))
             penalty = losses.r1_penalty(judged, inputs)
             (gamma * penalty).backward()  # type: ignore[no-untyped-call]
