@@ -8,6 +8,7 @@ An image is a real image shown to the discriminator. The plain loop trains the s
 with the same loss, penalty and augmentation (baselines/plain_loop.py). torch-mimicry trains its
 own, much larger network, five discriminator updates to one of the generator as published, so
 compare its operations per second, not its images. The EMA counts as ours, the others have none.
+Freed memory stays in the process, as under the command line, for all alike.
 ``share`` is our operations per second over those of a bf16 matrix product: of one square product
 with as many operations as a step, of one of 2048 x 2048 x 2048, and of the products that our
 networks' convolutions amount to (im2col), one after another.
@@ -44,6 +45,7 @@ from step_cost import (
 )
 from timing import Spread, ratio_spread, rotated, spread
 
+from signforge.allocator import keep_freed_memory
 from signforge.benchmark.plots import COLORS
 from signforge.config import Config, load_config, parse_override
 from signforge.data.images import LabeledImages
@@ -238,6 +240,7 @@ def main(argv: Sequence[str]) -> None:
     config = load_config(options.config, [*overrides, ("data.source", options.data)])
     train = load_prepared_splits(config.data).train
     origin = provenance(command_line(__file__, argv))
+    keep_freed_memory()
     text, results = provenance_text(origin), []
     before = torch.get_num_threads()
     for threads in options.threads or [before]:

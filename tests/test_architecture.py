@@ -17,7 +17,7 @@ USERS = ("benchmarks", "examples", "notebooks", "plugins")
 ROOMS = ("data", "classify", "gan", "balance", "export", "evaluate", "benchmark")
 FOUNDATION = {
     *("errors", "config", "progress", "files", "device", "environment", "seeds", "plugins"),
-    "tensor_state",
+    *("allocator", "tensor_state"),
 }
 TOP = {"cli", "terminal", "live", "testing", "__main__"}
 

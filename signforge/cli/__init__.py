@@ -8,6 +8,7 @@ from io import TextIOWrapper
 
 import typer
 
+from signforge.allocator import keep_freed_memory
 from signforge.cli.benchmark import benchmark
 from signforge.cli.data import data_inspect
 from signforge.cli.export import export
@@ -41,6 +42,7 @@ def main() -> None:
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")  # a pipe may not hold every class name
+    keep_freed_memory()
     try:
         app(prog_name="signforge")
     except SignforgeError as error:
