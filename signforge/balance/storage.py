@@ -26,7 +26,7 @@ Place = Literal["memory", "file", "device"]
 
 _MIB, _GIB = 2**20, 2**30
 _DESCRIPTORS_TRAVEL = hasattr(reduction, "DupFd")  # not on Windows
-_CGROUP_LIMIT = Path("/sys/fs/cgroup/memory.max")
+_CGROUP = Path("/sys/fs/cgroup")
 _FEWER = "ask for fewer by sampling_strategy or max_synthetic_fraction"
 
 
@@ -183,14 +183,28 @@ def _torch_shared(shape: tuple[int, ...]) -> Tensor:
     return memory
 
 
-def _free_memory() -> int:
+def _free_memory() -> float:
     """Bytes that Linux can still give to programs, in this container."""
     fields = Path("/proc/meminfo").read_text(encoding="ascii").split()
     free = int(fields[fields.index("MemAvailable:") + 1]) * 1024
-    if _CGROUP_LIMIT.is_file():
-        limit = _CGROUP_LIMIT.read_text(encoding="ascii").strip()
-        free = min(free, int(limit)) if limit.isdecimal() else free
-    return free
+    return min(free, _left_of_cgroup(_CGROUP))
+
+
+def _left_of_cgroup(cgroup: Path) -> float:
+    """Bytes below the limit of a cgroup v2; infinity where there is none."""
+    try:
+        limit, used = (
+            (cgroup / name).read_text(encoding="ascii").strip()
+            for name in ("memory.max", "memory.current")
+        )
+        stat = (cgroup / "memory.stat").read_text(encoding="ascii").split()
+    except OSError:
+        return math.inf
+    if not limit.isdecimal():
+        return math.inf
+    # Files that nobody reads any more count as used, but are dropped before anyone is killed.
+    dropped = int(stat[stat.index("inactive_file") + 1])
+    return max(0, int(limit) - int(used) + dropped)
 
 
 def _no_room(num_bytes: int, where: str, reason: str, remedy: str) -> SignforgeError:

@@ -182,11 +182,14 @@ def test_room_that_the_system_refuses(tmp_path, cap):
 
 
 def test_the_limit_of_a_container_counts(tmp_path, monkeypatch):
-    limit = tmp_path / "memory.max"
-    monkeypatch.setattr(storage, "_CGROUP_LIMIT", limit)
-    limit.write_text("max\n")
-    assert allocate(tmp_path).place == "memory"
-    limit.write_text(f"{BYTES - 1}\n")
+    monkeypatch.setattr(storage, "_CGROUP", tmp_path)
+    used, dropped = 3 * BYTES, BYTES
+    (tmp_path / "memory.current").write_text(f"{used}\n")
+    (tmp_path / "memory.stat").write_text(f"anon 1\ninactive_file {dropped}\nactive_file 2\n")
+    for limit in ("max", str(used - dropped + BYTES)):
+        (tmp_path / "memory.max").write_text(f"{limit}\n")
+        assert allocate(tmp_path).place == "memory"
+    (tmp_path / "memory.max").write_text(f"{used - dropped + BYTES - 1}\n")
     with pytest.raises(SignforgeError, match="in memory"):
         allocate(tmp_path)
 
