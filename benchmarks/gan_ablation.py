@@ -1,23 +1,28 @@
 r"""What each part of the GAN's recipe is worth, one change at a time.
 
     python benchmarks/gan_ablation.py --data GTSRB --config gtsrb_cpu --kimg 90 --out runs/ablation
+    python benchmarks/gan_ablation.py --report --out runs/ablation
 
 Every variant changes the config's recipe in one place and trains from scratch for --kimg, with
 the learning rates falling over the second half. One judge, trained on the real training split
 alone, measures its EMA generator against the validation split; the test split is not touched.
 Rows that --out has already are not made again, and an interrupted training goes on. A second
-process may work on other --variants in the same folder once the judge is there.
+process may work on other --variants in the same folder once the judge is there. The recipe with
+several --seeds shows what a difference of one seed is worth.
 """
 
 import argparse
+import statistics
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from judging import announce, load_or_train_judge, origin, trained_gan
-from records import append_row, markdown_table, read_rows, run_script
+from matplotlib.figure import Figure
+from records import append_row, markdown_table, provenance_text, read_rows, run_script
 
+from signforge.benchmark.plots import COLORS
 from signforge.config import ClassifierConfig, GanConfig, load_config, parse_override
 from signforge.data.prepare import load_prepared_splits
 from signforge.errors import SignforgeError
@@ -82,9 +87,26 @@ def variant_config(base: GanConfig, name: str, kimg: float, seed: int) -> GanCon
     return GanConfig.model_validate({**base.model_dump(), **length, **VARIANTS[name]})
 
 
-def ablation_table(rows: Sequence[dict[str, Any]]) -> str:
-    """One line a variant and seed, as measured."""
-    header = ("variant", "seed", "kimg", "img/s", "fd / floor", "agreement", "worst class")
+HEADER = (
+    "variant",
+    "seed",
+    "kimg",
+    "img/s",
+    "fd / floor",
+    "KID x 1000",
+    "agreement",
+    "worst class",
+)
+PANELS = (
+    ("fd_ratio", "Frechet distance / real floor", 1.0),
+    ("macro_label_agreement", "label agreement, %", 100.0),
+    ("worst_class_label_agreement", "agreement of the worst class, %", 100.0),
+)
+RECIPE = "recipe"
+
+
+def ablation_table(rows: Sequence[Mapping[str, Any]]) -> str:
+    """One line a variant and seed: short trainings first, and of these the smallest distance."""
     cells = [
         (
             row["variant"],
@@ -92,17 +114,69 @@ def ablation_table(rows: Sequence[dict[str, Any]]) -> str:
             f"{row['seen_kimg']:.0f}",
             f"{1000 * row['seen_kimg'] / row['gan_seconds']:.0f}",
             f"{row['fd_ratio']:.2f}",
+            f"{1000 * row['kid']:.1f}",
             f"{100 * row['macro_label_agreement']:.1f} %",
             f"{row['worst_class']}: {100 * row['worst_class_label_agreement']:.0f} %",
         )
-        for row in rows
+        for row in sorted(rows, key=lambda row: (row["kimg"], row["fd_ratio"]))
     ]
-    return markdown_table(header, cells)
+    return markdown_table(HEADER, cells)
+
+
+def report(out: Path) -> str:
+    """Writes table.md, and ablation-KIMG.png for every length, from OUT/rows.jsonl.
+
+    Returns the table. Raises SignforgeError where rows come from different judges.
+    """
+    rows = read_rows(out / "rows.jsonl")
+    if len({row["extractor_sha256"] for row in rows}) > 1:
+        raise SignforgeError("The rows come from different judges and cannot be compared.")
+    table, first = ablation_table(rows), rows[0]
+    judge = (
+        f"Judge {first['extractor_sha256'][:12]}, which gives {first['real_label_agreement']:.1%} "
+        f"of the {first['n']} real validation images their class; floor of the Frechet distance "
+        f"{first['fd_floor']:.2f}."
+    )
+    origins = {(row["command"], row["commit"]): provenance_text(row) for row in rows}
+    text = "\n".join([table, f"{judge}\n", *origins.values()])
+    write_atomically(out / "table.md", text.encode())
+    for kimg in sorted({row["kimg"] for row in rows}):
+        of_length = [row for row in rows if row["kimg"] == kimg]
+        plot(of_length).savefig(out / f"ablation-{kimg:g}kimg.png", dpi=120)
+    return table
+
+
+def plot(rows: Sequence[Mapping[str, Any]]) -> Figure:
+    """A panel a measure, a dot a run, the smallest distance on top; a band spans the recipe's."""
+    mean_distance = {
+        name: statistics.fmean(row["fd_ratio"] for row in rows if row["variant"] == name)
+        for name in {row["variant"] for row in rows}
+    }
+    names = sorted(mean_distance, key=lambda name: -mean_distance[name])
+    figure = Figure(figsize=(12, 1.2 + 0.24 * len(names)), layout="constrained")
+    all_axes = figure.subplots(1, len(PANELS), sharey=True)
+    for axes, (key, title, scale) in zip(all_axes, PANELS, strict=True):
+        of_recipe = [scale * row[key] for row in rows if row["variant"] == RECIPE]
+        if of_recipe:
+            axes.axvspan(min(of_recipe), max(of_recipe), color=COLORS[0], alpha=0.15, linewidth=0)
+        for row in rows:
+            color = COLORS[0] if row["variant"] == RECIPE else COLORS[1]
+            axes.plot(scale * row[key], names.index(row["variant"]), "o", color=color)
+        axes.set_xlabel(title)
+        axes.grid(color="0.9")
+        axes.set_axisbelow(True)
+    all_axes[0].set_yticks(range(len(names)), names)
+    return figure
 
 
 def main(argv: Sequence[str]) -> None:
     """Trains and measures every variant that --out has no row of."""
     options = _parser().parse_args(argv)
+    if options.report:
+        print(report(options.out), end="")
+        return
+    if options.data is None:
+        raise SignforgeError("Give --data, or --report.")
     config = load_config(
         options.config, [*map(parse_override, options.set), ("data.source", options.data)]
     )
@@ -126,27 +200,26 @@ def main(argv: Sequence[str]) -> None:
             continue
         run = options.out / f"{options.kimg:g}kimg" / f"{name.replace(' ', '_')}-{seed}"
         sampler = trained_gan(gan, splits.train, run)
-        report = fidelity_report(sampler, judge, splits.val, splits.train, seed=SAMPLES_SEED)
+        measured = fidelity_report(sampler, judge, splits.val, splits.train, seed=SAMPLES_SEED)
         row = {
             "variant": name,
             "kimg": options.kimg,
             "seen_kimg": sampler.card.seen_kimg,
             "gan_seconds": sampler.card.seconds,
-            **report.as_dict(),
+            **measured.as_dict(),
             "gan": gan.model_dump(mode="json"),
             **origin(__file__, argv),
         }
         append_row(path, row)
-    table = ablation_table(read_rows(path))
-    write_atomically(options.out / "table.md", table.encode())
-    print(table, end="")
+    print(report(options.out), end="")
 
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--data", required=True, help="as for signforge train-cgan")
+    parser.add_argument("--data", help="as for signforge train-cgan")
+    parser.add_argument("--report", action="store_true", help="table and plots of what is in --out")
     parser.add_argument("--config", default="gtsrb_cpu", help="preset or YAML file: the recipe")
     parser.add_argument("--set", action="append", default=[], help="section.key=value")
     parser.add_argument("--kimg", type=float, default=90.0)

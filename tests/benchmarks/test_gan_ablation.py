@@ -1,5 +1,6 @@
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import pytest
 
@@ -46,6 +47,57 @@ def test_variants_are_measured_once_and_tabled(
     assert rows[0]["sampler_fingerprint"] != rows[1]["sampler_fingerprint"]
     assert rows[0]["extractor_sha256"] == rows[1]["extractor_sha256"]
     assert rows[0]["command"].startswith("python benchmarks/gan_ablation.py --data demo")
-    table = (tmp_path / "out" / "table.md").read_text()
+    out = tmp_path / "out"
+    text = (out / "table.md").read_text()
+    table = text.partition("\n\n")[0] + "\n"
     assert table.count("\n") == 4
     assert capsys.readouterr().out.endswith(table)
+    assert all(row["command"] in text for row in rows)
+    assert (out / "ablation-0.016kimg.png").read_bytes().startswith(b"\x89PNG")
+    script.main(["--report", "--out", str(out)])
+    assert capsys.readouterr().out == table
+    assert (out / "table.md").read_text() == text
+
+
+def a_row(variant: str, fd_ratio: float, judge: str = "a") -> dict[str, Any]:
+    return {
+        "variant": variant,
+        "kimg": 45.0,
+        "seen_kimg": 45.0,
+        "gan_seconds": 90.0,
+        "fd_ratio": fd_ratio,
+        "kid": 0.002,
+        "macro_label_agreement": 0.9,
+        "worst_class": 3,
+        "worst_class_label_agreement": 0.5,
+        "gan": {"seed": 0},
+        "extractor_sha256": judge,
+    }
+
+
+def test_the_smallest_distance_stands_first(script: ModuleType) -> None:
+    table = script.ablation_table([a_row("recipe", 2.0), a_row("gSR 0.5", 1.5)]).splitlines()
+    assert table[2] == "| gSR 0.5 | 0 | 45 | 500 | 1.50 | 2.0 | 90.0 % | 3: 50 % |"
+    assert table[3].startswith("| recipe | 0 | 45 |")
+
+
+def test_the_plot_has_a_dot_a_run_and_a_band_of_the_recipe(script: ModuleType) -> None:
+    rows = [a_row("recipe", 2.0), a_row("recipe", 2.5), a_row("gSR 0.5", 1.5)]
+    axes = script.plot(rows).axes[0]
+    dots = sorted((line.get_xdata()[0], line.get_ydata()[0]) for line in axes.lines)
+    assert dots == [(1.5, 1), (2.0, 0), (2.5, 0)]
+    assert [label.get_text() for label in axes.get_yticklabels()] == ["recipe", "gSR 0.5"]
+    band = axes.patches[0]
+    assert (band.get_x(), band.get_x() + band.get_width()) == (2.0, 2.5)
+
+
+def test_rows_of_two_judges_are_refused(script: ModuleType, tmp_path: Path) -> None:
+    for judge in "ab":
+        script.append_row(tmp_path / "rows.jsonl", a_row("recipe", 2.0, judge))
+    with pytest.raises(SignforgeError, match="different judges"):
+        script.main(["--report", "--out", str(tmp_path)])
+
+
+def test_without_data_there_is_nothing_to_train_on(script: ModuleType, tmp_path: Path) -> None:
+    with pytest.raises(SignforgeError, match="Give --data, or --report"):
+        script.main(["--out", str(tmp_path)])
