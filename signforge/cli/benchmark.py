@@ -16,6 +16,7 @@ from signforge.cli.options import (
     GanOptions,
     Json,
     comma_separated,
+    output_path,
     resolve_config,
     with_options,
 )
@@ -63,7 +64,7 @@ def benchmark(
             "cache, where there is one."
         ),
     ] = None,
-    out: Annotated[Path, typer.Option(help="Run directory; an unfinished one is resumed.")] = Path(
+    out: Annotated[Path, output_path("Run directory; an unfinished one is resumed.")] = Path(
         "runs/benchmark"
     ),
     executor: Annotated[

@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from signforge.cli.options import SOURCE_HELP, Crop, Download, Json, Resolution
+from signforge.cli.options import SOURCE_HELP, Crop, Download, Json, Resolution, output_path
 from signforge.cli.output import check_folder, print_json
 from signforge.config import load_config
 from signforge.errors import SignforgeError
@@ -13,7 +13,7 @@ from signforge.errors import SignforgeError
 
 def data_inspect(
     source: Annotated[str, typer.Argument(help=SOURCE_HELP)],
-    out: Annotated[Path, typer.Option(help="Folder for the bar chart and the grid.")] = Path(
+    out: Annotated[Path, output_path("Folder for the bar chart and the grid.")] = Path(
         "runs/inspect"
     ),
     resolution: Resolution = None,

@@ -12,6 +12,7 @@ from signforge.cli.options import (
     GanOptions,
     Json,
     comma_separated,
+    output_path,
     resolve_config,
     with_options,
 )
@@ -27,7 +28,7 @@ def export(
     source: ConfigOptions,
     data: DataOptions,
     out: Annotated[
-        Path, typer.Option(help="New or empty folder, or one where the same export was stopped.")
+        Path, output_path("New or empty folder, or one where the same export was stopped.")
     ],
     strategy: Annotated[
         str | None,

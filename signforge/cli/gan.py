@@ -12,6 +12,7 @@ from signforge.cli.options import (
     GanOptions,
     Json,
     Tracker,
+    output_path,
     resolve_config,
     with_options,
 )
@@ -27,7 +28,7 @@ def train_cgan(
     source: ConfigOptions,
     data: DataOptions,
     gan: GanOptions,
-    out: Annotated[Path, typer.Option(help="Run directory.")] = Path("runs/cgan"),
+    out: Annotated[Path, output_path("Run directory.")] = Path("runs/cgan"),
     seed: Annotated[int | None, typer.Option(help="Seed of the GAN.", rich_help_panel=GAN)] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on from the last save.")] = False,
     json_output: Json = False,
@@ -109,7 +110,7 @@ def generate(
         typer.Option("--class", help="Name or id; may be repeated. Default: all classes."),
     ] = None,
     num: Annotated[int, typer.Option(min=1, help="Images of each class.")] = 100,
-    out: Annotated[Path | None, typer.Option(help="Folder; default RUN/generated.")] = None,
+    out: Annotated[Path | None, output_path("Folder; default RUN/generated.")] = None,
     seed: Annotated[int, typer.Option(min=0)] = 0,
     truncation: Annotated[
         float | None,

@@ -13,6 +13,7 @@ import typer
 
 from signforge.config import Config, GanConfig, load_config, parse_override
 from signforge.errors import SignforgeError
+from signforge.files import expanded
 
 SOURCE_HELP = (
     "'demo', or a path: GTSRB's official zips or tree, torchvision's or Kaggle's GTSRB, train.p "
@@ -36,6 +37,11 @@ class Sets:
 
     key: str
     parse: Callable[[Any], Any] = lambda value: value
+
+
+def output_path(help_text: str) -> Any:
+    """An option for what is written: no shell replaces the ``~`` of ``--out=~/x``."""
+    return typer.Option(help=help_text, parser=expanded, metavar="PATH")
 
 
 DATA, GAN, RECORD = "Data", "GAN training", "What is recorded"

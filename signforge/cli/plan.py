@@ -14,6 +14,7 @@ from signforge.cli.options import (
     DataOptions,
     GanOptions,
     Json,
+    output_path,
     resolve_config,
     with_options,
 )
@@ -32,7 +33,7 @@ def plan(
     data: DataOptions,
     out: Annotated[
         Path,
-        typer.Option(help="YAML file; trials are kept beside it, in a folder of its name."),
+        output_path("YAML file; trials are kept beside it, in a folder of its name."),
     ] = Path("plan.yaml"),
     classifier: Annotated[str | None, typer.Option(help="timm model, such as resnet18.")] = None,
     seeds: Annotated[int | None, typer.Option(help="Paired repetitions of each remedy.")] = None,

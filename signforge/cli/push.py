@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from signforge.cli.options import Json
+from signforge.cli.options import Json, output_path
 from signforge.cli.output import check_folder, print_result
 from signforge.errors import SignforgeError
 
@@ -25,7 +25,7 @@ def push(
         typer.Option(help="OWNER/NAME of a model repository, which is made if there is none."),
     ] = None,
     out: Annotated[
-        Path | None, typer.Option(help="New or empty folder to write the same files to.")
+        Path | None, output_path("New or empty folder to write the same files to.")
     ] = None,
     license_name: Annotated[
         str | None, typer.Option(help="With --license other: the licence's short name.")
