@@ -41,7 +41,7 @@ class Sets:
 
 def output_path(help_text: str) -> Any:
     """An option for what is written: no shell replaces the ``~`` of ``--out=~/x``."""
-    return typer.Option(help=help_text, parser=expanded, metavar="PATH")
+    return typer.Option(help=help_text, parser=expanded, metavar="<path>")
 
 
 DATA, GAN, RECORD = "Data", "GAN training", "What is recorded"
