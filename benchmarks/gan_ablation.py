@@ -14,12 +14,13 @@ several --seeds shows what a difference of one seed is worth.
 import argparse
 import statistics
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from judging import announce, load_or_train_judge, origin, trained_gan
 from matplotlib.figure import Figure
+from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 from records import append_row, markdown_table, provenance_text, read_rows, run_script
 
 from signforge.benchmark.plots import COLORS
@@ -97,11 +98,20 @@ HEADER = (
     "agreement",
     "worst class",
 )
-PANELS = (
-    ("fd_ratio", "Frechet distance / real floor", 1.0),
-    ("macro_label_agreement", "label agreement, %", 100.0),
-    ("worst_class_label_agreement", "agreement of the worst class, %", 100.0),
+PANELS: tuple[tuple[str, Callable[[Mapping[str, Any]], float], str], ...] = (
+    ("Frechet distance / real floor", lambda row: row["fd_ratio"], "log"),
+    (
+        "samples taken for another class, %",
+        lambda row: 100 * (1 - row["macro_label_agreement"]),
+        "log",
+    ),
+    (
+        "the same, worst class, %",
+        lambda row: 100 * (1 - row["worst_class_label_agreement"]),
+        "linear",
+    ),
 )
+"""Title, value and scale of an axis; less is better on all."""
 RECIPE = "recipe"
 
 
@@ -155,13 +165,18 @@ def plot(rows: Sequence[Mapping[str, Any]]) -> Figure:
     names = sorted(mean_distance, key=lambda name: -mean_distance[name])
     figure = Figure(figsize=(12, 1.2 + 0.24 * len(names)), layout="constrained")
     all_axes = figure.subplots(1, len(PANELS), sharey=True)
-    for axes, (key, title, scale) in zip(all_axes, PANELS, strict=True):
-        of_recipe = [scale * row[key] for row in rows if row["variant"] == RECIPE]
+    for axes, (title, value, scale) in zip(all_axes, PANELS, strict=True):
+        axes.set_xscale(scale)
+        if scale == "log":
+            axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+            axes.xaxis.set_major_formatter(FuncFormatter(lambda tick, _position: f"{tick:g}"))
+            axes.xaxis.set_minor_formatter(NullFormatter())
+        of_recipe = [value(row) for row in rows if row["variant"] == RECIPE]
         if of_recipe:
             axes.axvspan(min(of_recipe), max(of_recipe), color=COLORS[0], alpha=0.15, linewidth=0)
         for row in rows:
             color = COLORS[0] if row["variant"] == RECIPE else COLORS[1]
-            axes.plot(scale * row[key], names.index(row["variant"]), "o", color=color)
+            axes.plot(value(row), names.index(row["variant"]), "o", color=color)
         axes.set_xlabel(title)
         axes.grid(color="0.9")
         axes.set_axisbelow(True)
