@@ -18,7 +18,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from judging import announce, load_or_train_judge, origin, trained_gan
+from judging import announce, judge_line, load_or_train_judge, origin, trained_gan
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 from records import append_row, markdown_table, provenance_text, read_rows, run_script
@@ -139,14 +139,7 @@ def report(out: Path) -> str:
     Returns the table. Raises SignforgeError where rows come from different judges.
     """
     rows = read_rows(out / "rows.jsonl")
-    if len({row["extractor_sha256"] for row in rows}) > 1:
-        raise SignforgeError("The rows come from different judges and cannot be compared.")
-    table, first = ablation_table(rows), rows[0]
-    judge = (
-        f"Judge {first['extractor_sha256'][:12]}, which gives {first['real_label_agreement']:.1%} "
-        f"of the {first['n']} real validation images their class; floor of the Frechet distance "
-        f"{first['fd_floor']:.2f}."
-    )
+    judge, table = judge_line(rows, "extractor_sha256"), ablation_table(rows)
     origins = {(row["command"], row["commit"]): provenance_text(row) for row in rows}
     text = "\n".join([table, f"{judge}\n", *origins.values()])
     write_atomically(out / "table.md", text.encode())

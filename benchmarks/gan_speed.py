@@ -256,9 +256,10 @@ def main(argv: Sequence[str]) -> None:
     print(text)
     if options.out:
         name = "profile" if options.profile else "speed"
-        write_json(options.out / f"{name}.json", {"origin": origin, "results": results})
+        options.out.mkdir(parents=True, exist_ok=True)
         (options.out / f"{name}.md").write_text(text, encoding="utf-8")
         if results:
+            write_json(options.out / "speed.json", {"origin": origin, "results": results})
             plot(results).savefig(options.out / "speed.png", dpi=120)
 
 

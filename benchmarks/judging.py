@@ -1,7 +1,7 @@
 """What the measuring scripts share: the judge classifier and the GANs that it judges."""
 
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -49,6 +49,23 @@ def load_or_train_judge(
                 "name another folder to train one there."
             )
     return judge
+
+
+def judge_line(rows: Sequence[Mapping[str, Any]], sha_key: str) -> str:
+    """Who judged ``rows``, and how it judges real images, as a sentence.
+
+    sha_key: under which a row names the judge's weights.
+    Raises SignforgeError where they were judged by different judges.
+    """
+    judges = {row[sha_key] for row in rows}
+    if len(judges) > 1:
+        raise SignforgeError("The rows come from different judges and cannot be compared.")
+    row = rows[0]
+    return (
+        f"Judge {row[sha_key][:12]}, which gives {row['real_label_agreement']:.1%} of the "
+        f"{row['n']} real validation images their class; floor of the Frechet distance "
+        f"{row['fd_floor']:.2f}."
+    )
 
 
 def kept_features(

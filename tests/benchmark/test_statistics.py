@@ -212,6 +212,21 @@ def test_metrics_agree_with_scikit_learn():
     assert recall_metric("worst_class_recall", counts)(per_class) == per_class.min()
 
 
+def test_full_size_has_the_gain_of_scikit_learn():
+    from sklearn.metrics import balanced_accuracy_score
+
+    rng = np.random.default_rng(9)
+    target = rng.integers(0, 43, 12_630)
+    arm, base = (noisy_predictions(rng, target, 0.9, 5) for _ in range(2))
+    gain = paired_gain(arm, base, target, metric="macro_accuracy", resamples=2000)
+    expected = [
+        balanced_accuracy_score(target, a) - balanced_accuracy_score(target, b)
+        for a, b in zip(arm, base, strict=True)
+    ]
+    assert gain.mean == pytest.approx(np.mean(expected))
+    assert gain.low < gain.mean < gain.high
+
+
 def test_no_interval_promises_more_than_a_share_can_gain():
     target = np.repeat(np.arange(2), 5)
     base = np.zeros((2, 10), np.int64)
