@@ -128,7 +128,7 @@ class GanConfig(Section):
     ends there, too, as one that never stopped. A CPU's always do."""
     seed: int = Field(0, ge=0, lt=2**32)
     precision: Literal["auto", "fp32", "bf16"] = "auto"
-    """``auto`` is bf16 autocast where the hardware multiplies bf16 natively."""
+    """``auto`` is bf16 autocast where the hardware multiplies bf16 faster than fp32."""
     device: str = "auto"
 
 

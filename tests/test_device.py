@@ -1,4 +1,5 @@
 import os
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -45,8 +46,34 @@ def test_a_device_that_is_not_there_is_one_sentence(name):
 def test_precision_is_what_was_asked_for_and_auto_asks_the_hardware():
     assert use_bf16(CPU, "bf16")
     assert not use_bf16(CPU, "fp32")
-    assert use_bf16(CPU, "auto") == torch.ops.mkldnn._is_mkldnn_bf16_supported()
     assert not use_bf16(torch.device("meta"), "auto")
+
+
+@pytest.mark.parametrize(
+    ("capabilities", "pays"),
+    [
+        ({"cpu_name": "Intel Xeon", "amx_bf16": False, "avx512_bf16": True}, False),
+        ({"cpu_name": "Intel Xeon", "amx_bf16": True, "avx512_bf16": True}, True),
+        ({"cpu_name": "AMD EPYC", "amx_bf16": False, "avx512_bf16": True}, True),
+        ({"architecture": "arm64", "bf16": True}, True),
+    ],
+)
+def test_auto_takes_bf16_on_a_cpu_where_it_is_faster(capabilities, pays, monkeypatch):
+    monkeypatch.setattr(torch.backends.mkldnn, "is_available", lambda: True)
+    supported = SimpleNamespace(_is_mkldnn_bf16_supported=lambda: True)
+    monkeypatch.setattr(torch.ops, "mkldnn", supported)
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: capabilities, raising=False)
+    assert use_bf16(CPU, "auto") == pays
+    assert use_bf16(CPU, "bf16")
+
+
+def test_a_torch_that_tells_no_capabilities_is_asked_for_support_alone(monkeypatch):
+    monkeypatch.setattr(torch.backends.mkldnn, "is_available", lambda: True)
+    monkeypatch.delattr(torch.cpu, "get_capabilities", raising=False)
+    for supported in (True, False):
+        answer = SimpleNamespace(_is_mkldnn_bf16_supported=lambda supported=supported: supported)
+        monkeypatch.setattr(torch.ops, "mkldnn", answer)
+        assert use_bf16(CPU, "auto") == supported
 
 
 @pytest.mark.parametrize(
