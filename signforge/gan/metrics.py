@@ -69,8 +69,9 @@ class Progress:
     seen_images: int = 0
     seconds: float = 0.0
     """Time so far, over all resumed parts, with what probes, grids and checkpoints took."""
-    first_step_seconds: float = 0.0
-    """When the first step began: before it the guide was trained."""
+    one_off_seconds: float = 0.0
+    """What is done only once took: the guide's training, and the first probe, which trains its
+    classifier."""
     reachable_kimg: float | None = None
     """Where ``max_minutes`` will end the run; None if ``total_kimg`` comes first."""
     rollbacks: int = 0
@@ -134,7 +135,7 @@ class Status:
     collapsed_classes: tuple[int, ...] | None = None
     worst_class: int | None = None
     pace_images_per_second: float | None = None
-    """Since the first step, with all that was done between steps: what tells the time left."""
+    """With all that is done again and again between steps: what tells the time left."""
 
 
 def summarise_steps(
@@ -147,7 +148,7 @@ def summarise_steps(
     steps, sums, probe = progress.step - progress.status_step, progress.step_sums, progress.probe
     images = progress.seen_images * steps / progress.step
     images_per_second = images / max(progress.seconds - progress.status_seconds, 1e-9)
-    pace = progress.seen_images / max(progress.seconds - progress.first_step_seconds, 1e-9)
+    pace = progress.seen_images / max(progress.seconds - progress.one_off_seconds, 1e-9)
     return Status(
         seen_kimg=progress.seen_kimg,
         seconds=round(progress.seconds, 1),

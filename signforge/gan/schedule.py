@@ -21,12 +21,12 @@ def learning_rate_factor(
 
 
 def reachable_kimg(config: GanConfig, progress: Progress) -> float | None:
-    """What will have been seen when ``max_minutes`` are over, at the pace so far, probes and
-    grids included; None where ``total_kimg`` comes first.
+    """What will have been seen when ``max_minutes`` are over, at the pace so far, later
+    probes and grids included; None where ``total_kimg`` comes first.
     """
     if config.max_minutes is None:
         return None
-    kimg_per_second = progress.seen_kimg / max(progress.seconds - progress.first_step_seconds, 1e-9)
+    kimg_per_second = progress.seen_kimg / max(progress.seconds - progress.one_off_seconds, 1e-9)
     seconds_left = max(config.max_minutes * 60 - progress.seconds, 0.0)
     reachable = progress.seen_kimg + kimg_per_second * seconds_left
     return reachable if reachable < config.total_kimg else None

@@ -151,7 +151,7 @@ def _train(
             copy_from_first(state.guide)
         seconds = of_first(time.perf_counter() - started)
         progress = replace(
-            progress, seconds=seconds, status_seconds=seconds, first_step_seconds=seconds
+            progress, seconds=seconds, status_seconds=seconds, one_off_seconds=seconds
         )
         # So that every run can be resumed, and has a state to go back to.
         by_first(save_checkpoint, run, state, progress, config.keep_checkpoints)
@@ -182,7 +182,11 @@ def _train(
             by_first(save_checkpoint, run, state, progress, config.keep_checkpoints)
             found = by_first(_unless_stopped, partial(show, events.probe), progress)
             if found is not None:
-                progress = replace(progress, probe=found, probe_step=progress.step)
+                judged = paused(progress)
+                if progress.probe is None:
+                    once = progress.one_off_seconds + judged.seconds - progress.seconds
+                    judged = replace(judged, one_off_seconds=once)
+                progress = replace(judged, probe=found, probe_step=progress.step)
             stopping = any_process(found is None or events.should_stop())
         # A stop leaves the probe to the resumed run, and with it the line that would hold it.
         probe_owed = due.probe and progress.probe_step != progress.step

@@ -19,7 +19,7 @@ def test_where_the_time_ends_first_the_learning_rate_falls_earlier(make_config):
 
     timed = make_config(total_kimg=10.0, max_minutes=2.0)
     # 2 kimg in the 40 seconds since the guide was ready; another 60 seconds are left.
-    progress = Progress(seen_images=2000, seconds=60.0, first_step_seconds=20.0)
+    progress = Progress(seen_images=2000, seconds=60.0, one_off_seconds=20.0)
     assert reachable_kimg(timed, progress) == pytest.approx(5.0)
     assert reachable_kimg(make_config(total_kimg=4.9, max_minutes=2.0), progress) is None
     assert reachable_kimg(make_config(total_kimg=10.0), progress) is None

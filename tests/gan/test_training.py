@@ -6,6 +6,7 @@ import sys
 from dataclasses import asdict, replace
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
@@ -22,7 +23,8 @@ from signforge.gan.metrics import (
     Progress,
     summarise_steps,
 )
-from signforge.gan.step import build_training_state, gan_step
+from signforge.gan.sampler import GanSampler
+from signforge.gan.step import StepValues, build_training_state, gan_step
 from signforge.gan.training import TrainingEvents, train_cgan
 from signforge.seeds import derive_seed
 from support.runs import manifests, metrics, stop_after
@@ -415,6 +417,35 @@ def test_a_run_that_time_ends_ends_on_small_steps(make_config, make_train, tmp_p
     ]
     assert set(rates[: len(rates) // 3]) == {config.generator_learning_rate}
     assert rates[-1] < config.generator_learning_rate / 20
+
+
+def test_the_first_probe_alone_does_not_slow_the_pace(
+    make_config, make_train, tmp_path, monkeypatch
+):
+    """It trains its classifier; the others come again and again, and so tell the time left."""
+    now, lasts = [0.0], iter((100.0, 8.0, 8.0, 8.0))
+    monkeypatch.setattr("signforge.gan.training.time", SimpleNamespace(perf_counter=lambda: now[0]))
+    judge, lines = scripted_probe(FDS), []
+
+    def probe(sampler: GanSampler, seen_kimg: float) -> ProbeValues:
+        now[0] += next(lasts)
+        return judge(sampler, seen_kimg)
+
+    def step(*args: Any, **options: Any) -> StepValues:
+        now[0] += 2.0
+        return gan_step(*args, **options)
+
+    monkeypatch.setattr("signforge.gan.training.gan_step", step)
+    config = make_config(guide_weight=0.0, probe_every_kimg=0.024)
+    events = TrainingEvents(probe=probe, on_status=lines.append)
+    train_cgan(config, make_train(), tmp_path, events=events)
+    # 8 images in 2 seconds a step, and 8 seconds more once in 3 steps from the second probe on.
+    images = [8 * step for step in range(1, 13)]
+    seconds = [2 * step + 8 * max(step // 3 - 1, 0) for step in range(1, 13)]
+    assert [line.pace_images_per_second for line in lines] == [
+        round(n / s, 1) for n, s in zip(images, seconds, strict=True)
+    ]
+    assert {line.images_per_second for line in lines} == {4.0}
 
 
 def test_pauses_do_not_count_as_training_speed():

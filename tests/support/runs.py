@@ -26,6 +26,6 @@ def manifests(run: Path) -> list[dict[str, Any]]:
     """Of all checkpoints, without what the clock says."""
     read = [json.loads((folder / MANIFEST).read_text()) for folder in list_checkpoints(run)]
     for manifest in read:
-        for clock in ("seconds", "status_seconds", "first_step_seconds"):
+        for clock in ("seconds", "status_seconds", "one_off_seconds"):
             del manifest["progress"][clock]
     return read
