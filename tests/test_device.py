@@ -46,6 +46,7 @@ def test_a_device_that_is_not_there_is_one_sentence(name):
 def test_precision_is_what_was_asked_for_and_auto_asks_the_hardware():
     assert use_bf16(CPU, "bf16")
     assert not use_bf16(CPU, "fp32")
+    assert torch.ops.mkldnn._is_mkldnn_bf16_supported() or not use_bf16(CPU, "auto")
     assert not use_bf16(torch.device("meta"), "auto")
 
 

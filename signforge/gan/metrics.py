@@ -70,7 +70,7 @@ class Progress:
     seconds: float = 0.0
     """Time so far, over all resumed parts, with what probes, grids and checkpoints took."""
     one_off_seconds: float = 0.0
-    """What is done only once took: the guide's training, and the first probe, which trains its
+    """Of these, what is done only once: the guide's training and the first probe, which trains its
     classifier."""
     reachable_kimg: float | None = None
     """Where ``max_minutes`` will end the run; None if ``total_kimg`` comes first."""
