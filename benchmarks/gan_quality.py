@@ -238,7 +238,11 @@ def cas_of(sampler: GanSampler, stage: Stage, options: argparse.Namespace) -> di
     """Classification accuracy score; the classifier on real data is trained once and kept."""
     started = time.perf_counter()
     train, reference = stage.splits.train, stage.reference
-    config = ClassifierConfig(name=options.judge_classifier, steps=options.cas_steps)
+    config = ClassifierConfig(
+        name=options.judge_classifier,
+        steps=options.cas_steps,
+        learning_rate=options.cas_learning_rate,
+    )
     score = classification_accuracy_score(
         sampler,
         train,
@@ -346,6 +350,10 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
     parser.add_argument("--class-ball-neighbours", type=int, default=3, help="k within a class")
     parser.add_argument("--control-quantile", type=float, default=0.05)
     parser.add_argument("--cas-steps", type=int, default=0, help="0 leaves the score out")
+    parser.add_argument(
+        "--cas-learning-rate", type=float, default=ClassifierConfig().learning_rate,
+        help="of both classifiers; the GTSRB presets have 0.008",
+    )  # fmt: skip
     parser.add_argument("--cas-prior", choices=("empirical", "uniform"), default="empirical")
     parser.add_argument("--judge-classifier", default="resnet18", help="timm model")
     parser.add_argument("--judge-steps", type=int, default=2000)

@@ -28,7 +28,7 @@ def rows(script: ModuleType, run: Path, judge: Path) -> list[dict[str, Any]]:
     out, table = judge.parent / "rows.jsonl", judge.parent / "table.md"
     common = ["--data", "demo", "--run", str(run), "--judge", str(judge), "--out", str(out)]
     common += [*JUDGE, "--table", str(table)]
-    script.main([*common, "--cas-steps", "4"])
+    script.main([*common, "--cas-steps", "4", "--cas-learning-rate", "0.01"])
     script.main(common)
     script.main([*common, "--split", "test", "--n", "1000"])
     written = [json.loads(line) for line in out.read_text().splitlines()]
@@ -82,6 +82,10 @@ def test_real_images_were_classified_once(rows: list[dict[str, Any]], judge: Pat
     assert len(rows) == 3
     kept = sorted(path.name for path in judge.iterdir())
     assert [name for name in kept if name.startswith("cas-real")] == ["cas-real-val-4-seed0.json"]
+    classifier = json.loads((judge / "cas-real-val-4-seed0.json").read_text())["made_from"][
+        "classifier"
+    ]
+    assert (classifier["steps"], classifier["learning_rate"]) == (4, 0.01)
     assert len([name for name in kept if name.startswith("features-")]) == 3
 
 
