@@ -104,7 +104,7 @@ def _print_run(out: Path, sampler: "GanSampler", json_output: bool, *, stopped: 
 
 
 def generate(
-    run: Annotated[Path, typer.Argument(help="Run directory of train-cgan.")],
+    run: Annotated[Path, typer.Argument(help="Run directory of train-cgan, or hf://OWNER/NAME.")],
     classes: Annotated[
         list[str] | None,
         typer.Option("--class", help="Name or id; may be repeated. Default: all classes."),

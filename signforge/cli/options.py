@@ -17,7 +17,7 @@ from signforge.files import expanded
 
 SOURCE_HELP = (
     "'demo', or a path: GTSRB's official zips or tree, torchvision's or Kaggle's GTSRB, train.p "
-    "pickles, or a folder with one folder of images a class; or plugin:NAME:ARGUMENT."
+    "pickles, an .npz, or a folder with one folder of images a class; or plugin:NAME:ARGUMENT."
 )
 
 
