@@ -9,6 +9,11 @@ from torch import Tensor
 
 from signforge.errors import SignforgeError
 
+# cuBLAS reads it with its first product, and torch notes once what it says; so not later than here.
+os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+
+_CPU_IS_FULL = ("can't allocate memory", "Storage size calculation overflowed")
+
 
 def resolve_device(name: str) -> torch.device:
     """``"auto"`` is CUDA where there is one, else the CPU; other names are torch's.
@@ -40,12 +45,16 @@ def to_device(tensor: Tensor, device: torch.device) -> Tensor:
 
 @contextmanager
 def enough_memory(advice: str) -> Iterator[None]:
-    """Raises SignforgeError with ``advice`` where a GPU has not enough memory inside."""
+    """Raises SignforgeError with ``advice`` where a GPU or the CPU has not enough memory inside."""
     try:
         yield
     except torch.OutOfMemoryError as error:
         what = str(error).split(". ")[0].strip().rstrip(".")
         raise SignforgeError(f"{what}; {advice}, or free memory on the device.") from None
+    except RuntimeError as error:  # all that torch raises for the CPU
+        if not any(sign in str(error) for sign in _CPU_IS_FULL):
+            raise
+        raise SignforgeError(f"The memory is too small for this; {advice}.") from None
 
 
 @contextmanager
@@ -58,14 +67,17 @@ def deterministic(wanted: bool) -> Iterator[None]:
     if not wanted:
         yield
         return
-    # cuBLAS reads it with its first product, and torch refuses products without it.
-    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
     before = torch.are_deterministic_algorithms_enabled()
     warned_only = torch.is_deterministic_algorithms_warn_only_enabled()
     torch.use_deterministic_algorithms(True)
     try:
         yield
     except RuntimeError as error:
+        if "CUBLAS_WORKSPACE_CONFIG" in str(error):
+            raise SignforgeError(
+                "cuBLAS repeats its bits only where CUBLAS_WORKSPACE_CONFIG is :4096:8 or :16:8 "
+                "before its first product; start Python with that."
+            ) from None
         name, found, _ = str(error).partition(" does not have a deterministic implementation")
         if not found:
             raise

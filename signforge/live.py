@@ -52,7 +52,13 @@ def gan_display(
 def events(before: Status | None, now: Status, class_names: Sequence[str]) -> list[str]:
     """What a user must not miss between two statuses, one sentence each."""
     sentences = []
-    if now.rollbacks > (before.rollbacks if before else 0):
+    if before is None and now.rollbacks:  # of a resumed run perhaps long ago
+        times = "once" if now.rollbacks == 1 else f"{now.rollbacks} times"
+        sentences.append(
+            f"The GAN has been rolled back to its last good state {times} so far; each time the "
+            "learning rates were halved."
+        )
+    elif before and now.rollbacks > before.rollbacks:
         sentences.append(
             f"At {now.seen_kimg:.0f} kimg the GAN has been rolled back to its last good state for "
             f"the {_ordinal(now.rollbacks)} time; the learning rates are halved."

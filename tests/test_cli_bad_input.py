@@ -397,6 +397,13 @@ def test_a_class_that_does_not_exist(generator: Path, wanted: str, says: str) ->
     assert tree(generator) == before
 
 
+def test_generate_more_than_fits(generator: Path, tmp_path: Path) -> None:
+    out = tmp_path / "drawn"
+    said = refusal("generate", generator, "--num", 10**15, "--out", out)
+    assert said == "The memory is too small for this; draw fewer images at a time with --num."
+    assert not out.exists()
+
+
 def test_generate_from_a_folder_that_is_no_run(tmp_path: Path) -> None:
     assert "holds no generator.json" in refusal("generate", tmp_path)
     assert "holds no generator.json" in refusal("generate", tmp_path / "nowhere")

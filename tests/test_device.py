@@ -1,4 +1,6 @@
 import os
+import subprocess
+import sys
 from types import SimpleNamespace
 
 import pytest
@@ -112,15 +114,39 @@ def test_deterministic_algorithms_are_taken_inside_and_no_longer(before, warned_
     with deterministic(wanted):
         assert torch.are_deterministic_algorithms_enabled() == (wanted or before)
         assert torch.is_deterministic_algorithms_warn_only_enabled() == (warned_only and not wanted)
-        assert ("CUBLAS_WORKSPACE_CONFIG" in os.environ) == wanted
     assert torch.are_deterministic_algorithms_enabled() == before
     assert torch.is_deterministic_algorithms_warn_only_enabled() == warned_only
+
+
+@pytest.mark.parametrize(("said", "holds"), [(None, ":4096:8"), (":16:8", ":16:8")])
+def test_cublas_is_told_before_its_first_product_what_the_user_does_not_say(said, holds):
+    """torch notes it once, with the first product, which need not be a deterministic one."""
+    script = "import os, signforge.device; print(os.environ['CUBLAS_WORKSPACE_CONFIG'])"
+    environment = {k: v for k, v in os.environ.items() if k != "CUBLAS_WORKSPACE_CONFIG"}
+    if said is not None:
+        environment["CUBLAS_WORKSPACE_CONFIG"] = said
+    printed = subprocess.run(
+        [sys.executable, "-c", script], env=environment, capture_output=True, text=True, check=True
+    )
+    assert printed.stdout.strip() == holds
 
 
 def test_what_the_user_says_of_cublas_is_kept(own_determinism):
     own_determinism.setenv("CUBLAS_WORKSPACE_CONFIG", ":16:8")
     with deterministic(True):
         assert os.environ["CUBLAS_WORKSPACE_CONFIG"] == ":16:8"
+
+
+@pytest.mark.usefixtures("own_determinism")
+def test_a_cublas_that_was_told_too_late_is_one_sentence():
+    message = (
+        "Deterministic behavior was enabled with `torch.use_deterministic_algorithms(True)`, but "
+        "this operation is not deterministic because it uses CuBLAS. To enable it, you must set "
+        "an environment variable: CUBLAS_WORKSPACE_CONFIG=:4096:8 or :16:8."
+    )
+    refused = pytest.raises(SignforgeError, match=r"^cuBLAS repeats its bits only where CUBLAS_")
+    with refused, deterministic(True):
+        raise RuntimeError(message)
 
 
 @pytest.mark.usefixtures("own_determinism")
@@ -154,3 +180,12 @@ def test_a_full_gpu_is_one_sentence_that_says_what_to_lower():
         raise torch.OutOfMemoryError(message)
     with pytest.raises(RuntimeError, match="other"), enough_memory("lower x.y"):
         raise RuntimeError("other")
+
+
+@pytest.mark.parametrize("numbers", [10**15, 2**62])
+def test_a_full_cpu_is_one_sentence_that_says_what_to_lower(numbers):
+    refused = pytest.raises(
+        SignforgeError, match=r"^The memory is too small for this; lower x\.y\.$"
+    )
+    with refused, enough_memory("lower x.y"):
+        torch.empty(numbers)

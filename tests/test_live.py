@@ -115,6 +115,15 @@ def test_a_rollback_is_said_once() -> None:
     assert events(rolled, rolled, NAMES) == []
 
 
+@pytest.mark.parametrize(("rollbacks", "times"), [(1, "once"), (2, "2 times")])
+def test_rollbacks_before_the_first_status_are_counted(rollbacks: int, times: str) -> None:
+    """A resumed run may have had them long ago, so it is not said when."""
+    (sentence,) = events(None, replace(STATUS, rollbacks=rollbacks), NAMES)
+    assert sentence.startswith(
+        f"The GAN has been rolled back to its last good state {times} so far"
+    )
+
+
 @pytest.mark.parametrize("live", [False, True])
 def test_names_are_shown_verbatim(live: bool) -> None:
     text = "\n".join(shown(PROBED, live=live))

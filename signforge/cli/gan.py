@@ -111,7 +111,7 @@ def generate(
     ] = None,
     num: Annotated[int, typer.Option(min=1, help="Images of each class.")] = 100,
     out: Annotated[Path | None, output_path("Folder; default RUN/generated.")] = None,
-    seed: Annotated[int, typer.Option(min=0)] = 0,
+    seed: Annotated[int, typer.Option(min=0, max=2**64 - 1)] = 0,
     truncation: Annotated[
         float | None,
         typer.Option(
@@ -124,6 +124,7 @@ def generate(
 ) -> None:
     """Draw images of one class, of several or of all, as PNG files and a grid."""
     from signforge.data.classes import find_class
+    from signforge.device import enough_memory
     from signforge.gan.generate import generate_images
     from signforge.gan.hub import parse_address
     from signforge.gan.sampler import load_sampler
@@ -142,7 +143,6 @@ def generate(
     folder = out or run / "generated"
     track = rich_track(console)
     variant = "" if truncation is None else f"_truncation{truncation}"
-    files = generate_images(sampler, labels, num, folder, seed=seed, variant=variant, track=track)
     grid = folder / "grid.png"
     asked: dict[str, str | int | float] = {
         "classes": ", ".join(names[label] for label in labels),
@@ -152,7 +152,16 @@ def generate(
     }
     if truncation is not None:
         asked["truncation"] = truncation
-    track_generated(tracker or [], run, grid, asked, lambda text: print_message(console, text))
+    named_after = run if parse_address(run) is None else folder
+    with (
+        enough_memory("draw fewer images at a time with --num"),
+        track_generated(
+            tracker or [], named_after, grid, asked, lambda text: print_message(console, text)
+        ),
+    ):
+        files = generate_images(
+            sampler, labels, num, folder, seed=seed, variant=variant, track=track
+        )
     result = {
         "folder": str(folder),
         "grid": str(grid),

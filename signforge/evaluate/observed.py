@@ -38,7 +38,8 @@ def train_observed(
     """``run_training`` with a probe every ``gan.probe_every_kimg`` and with ``gan.trackers``.
 
     Raises SignforgeError as ``run_training`` does, and before it starts for a probe's classifier
-    that timm does not know and for a tracker whose package is missing.
+    that timm does not know and for a tracker whose package is missing or that
+    cannot be opened.
     """
     display = display or TrainingDisplay()
     probe = _probe(config, splits, run, display, should_stop)
@@ -53,6 +54,7 @@ def train_observed(
             splits,
             run,
             resume=resume,
+            on_start=trackers.open,
             on_status=on_status,
             on_grid=trackers.log_grid,
             should_stop=should_stop,

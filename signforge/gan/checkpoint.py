@@ -7,6 +7,7 @@ The random state needs no saving: every step seeds itself from the step number.
 
 import json
 import math
+import re
 import shutil
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -33,6 +34,8 @@ from signforge.gan.metrics import Progress
 from signforge.tensor_state import flatten_state, restore_state, state_below
 
 STATE, MANIFEST = "state.safetensors", "manifest.json"
+FOLDER_NAME = re.compile(r"\d{6,}\.\d{3}kimg")
+"""What a checkpoint is called; a folder of another name is the user's, and left alone."""
 
 
 @dataclass(frozen=True)
@@ -92,8 +95,13 @@ def save_checkpoint(run: Path, state: TrainingState, progress: Progress, keep: i
 
 def list_checkpoints(run: Path) -> list[Path]:
     """Finished checkpoints, oldest first."""
-    manifests = (run / "checkpoints").glob(f"[!.]*kimg/{MANIFEST}")
-    return sorted((path.parent for path in manifests), key=_kimg)
+    folders = [path.parent for path in (run / "checkpoints").glob(f"*kimg/{MANIFEST}")]
+    return sorted((folder for folder in folders if FOLDER_NAME.fullmatch(folder.name)), key=kimg_of)
+
+
+def kimg_of(checkpoint: Path) -> float:
+    """How far training was at a checkpoint, from its name."""
+    return float(checkpoint.name.removesuffix("kimg"))
 
 
 def last_progress(run: Path) -> Progress:
@@ -187,7 +195,10 @@ def _manifest(digest: str, progress: Progress) -> bytes:
 
 
 def _read_manifest(folder: Path) -> dict[str, Any]:
-    manifest = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
+    try:
+        manifest = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
+    except RecursionError:
+        raise ValueError(f"{MANIFEST} is nested too deeply") from None
     if not isinstance(manifest, dict):
         raise TypeError(f"{MANIFEST} is no JSON object")
     return manifest
@@ -217,10 +228,3 @@ def _damaged(folder: Path, error: Exception) -> SignforgeError:
         f"Checkpoint {folder} cannot be resumed ({first_line}); delete it to go on from the one "
         "before."
     )
-
-
-def _kimg(folder: Path) -> float:
-    try:
-        return float(folder.name.removesuffix("kimg"))
-    except ValueError:
-        return -1.0

@@ -75,9 +75,10 @@ def process_group(device: str) -> Iterator[None]:
             "torchrun or accelerate launch, or unset WORLD_SIZE."
         )
     backend = "gloo"
+    if torch.cuda.is_available() and device.partition(":")[0] in ("auto", "cuda"):
+        torch.cuda.set_device(_own_gpu(device))  # first: whatever asks the GPU asks its own
     if resolve_device(device).type == "cuda":
         backend = "cpu:gloo,cuda:nccl"  # flags go over the CPU, so that no GPU is waited for
-        torch.cuda.set_device(_own_gpu(device))
     distributed.init_process_group(backend, timeout=PATIENCE)
     yield
     # Not after an error in this process alone: to part in order is to wait for the others, and on

@@ -189,7 +189,7 @@ def training_rows(
     """What the training was, cost and ran on; without environment.json only what the card says."""
     gan = card.gan
     rows = [
-        ("length", f"{gan.total_kimg:g} kimg (thousands of real images shown)"),
+        ("planned length", f"at most {gan.total_kimg:g} kimg (thousands of real images shown)"),
         ("this generator", f"the average of weights at {card.seen_kimg:g} kimg"),
         ("time of the whole training", f"{card.seconds:,.0f} s ({card.seconds / 60:.0f} minutes)"),
         (

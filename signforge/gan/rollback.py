@@ -53,11 +53,9 @@ def roll_back(run: Path, state: TrainingState, config: GanConfig, progress: Prog
             f"{halvings}; the last good checkpoint is {last_good}; start a new run with lower "
             "gan.generator_learning_rate and gan.discriminator_learning_rate."
         )
-    restored = replace(
-        load_checkpoint(last_good, state),
-        rollbacks=progress.rollbacks + 1,
-        seconds=progress.seconds,
-    )
+    # What was lost is a pause: it took time, and no step that is left to count.
+    back = load_checkpoint(last_good, state).after_pause(progress.seconds)
+    restored = replace(back, rollbacks=progress.rollbacks + 1)
     save_checkpoint(run, state, restored, config.keep_checkpoints)
     forget_after(run / "metrics.jsonl", restored)
     return restored

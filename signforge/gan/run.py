@@ -15,7 +15,7 @@ from signforge.data.splits import PreparedSplits
 from signforge.environment import describe_environment
 from signforge.errors import SignforgeError
 from signforge.files import cannot_write, make_folder, write_atomically
-from signforge.gan.checkpoint import list_checkpoints
+from signforge.gan.checkpoint import kimg_of, list_checkpoints
 from signforge.gan.distributed import by_first
 from signforge.gan.film import save_curves, save_film
 from signforge.gan.hub import CARD_FILE
@@ -56,6 +56,7 @@ def run_training(
     run: Path,
     *,
     resume: bool = False,
+    on_start: Callable[[], None] = lambda: None,
     on_status: Callable[[Status], None] = lambda _status: None,
     on_grid: Callable[[Path, float], None] = lambda _path, _seen_kimg: None,
     should_stop: Callable[[], bool] = lambda: False,
@@ -71,6 +72,7 @@ def run_training(
     A resumed run with another length, or other intervals, says so in resumes.jsonl. One that was
     killed before its first checkpoint starts from the beginning.
 
+    on_start: called once the run is known to be startable, before anything is written.
     on_grid: gets the path of each grid in samples/ and the kimg seen.
     track: reports the steps of the guide's training.
     Within ``process_group`` all of this is done by the first process alone, for all.
@@ -85,6 +87,7 @@ def run_training(
         resume = bool(list_checkpoints(run)) or (run / CARD_FILE).exists()
 
     def record() -> None:
+        on_start()
         if resume:
             _record_changes(run, config)
         write_atomically(run / "config.yaml", dump_config(config).encode())
@@ -194,12 +197,13 @@ def _record_changes(run: Path, config: Config) -> None:
     """One line of resumes.jsonl: at which kimg which keys went from which value to which."""
     recorded = load_config(run / "config.yaml")
     changes = {
-        f"gan.{key}": [getattr(recorded.gan, key), value]
-        for key, value in config.gan
-        if getattr(recorded.gan, key) != value
+        f"{section}.{key}": [getattr(getattr(recorded, section), key), value]
+        for section in ("data", "gan")
+        for key, value in getattr(config, section)
+        if getattr(getattr(recorded, section), key) != value
     }
     if changes:
-        kimg = float(list_checkpoints(run)[-1].name.removesuffix("kimg"))
+        kimg = kimg_of(list_checkpoints(run)[-1])
         line = json.dumps({"seen_kimg": kimg, "changes": changes}).encode() + b"\n"
         path = run / "resumes.jsonl"
         write_atomically(path, (path.read_bytes() if path.exists() else b"") + line)

@@ -7,10 +7,10 @@ from collections.abc import Mapping
 from contextlib import suppress
 from itertools import pairwise
 from pathlib import Path
-from typing import Literal, Protocol, runtime_checkable
+from typing import Literal, Protocol, Self, runtime_checkable
 
 import torch
-from pydantic import ValidationError
+from pydantic import model_validator
 from safetensors import SafetensorError
 from safetensors.torch import load as load_tensors
 from safetensors.torch import save as save_tensors
@@ -37,7 +37,9 @@ class ClassConditionalSampler(Protocol):
     """Anything that draws images of a class; wrap your own model in these five members.
 
     ``sample`` takes labels int64 (N,) and returns uint8 (N, 3, resolution, resolution), the same
-    images for the same labels and seed. ``fingerprint`` changes whenever its images would.
+    images for the same labels and seed. ``fingerprint`` is that of what draws them: another model,
+    or another way to draw from it, has another one. Rounding does not count: precision and hardware
+    may move a pixel under the same fingerprint.
     """
 
     @property
@@ -66,6 +68,15 @@ class GeneratorCard(Section):
     seconds: float
     """Wall-clock seconds of the whole training, also of what came after this generator."""
     weights_sha256: str
+
+    @model_validator(mode="after")
+    def _count_every_class(self) -> Self:
+        if len(self.class_counts) != len(self.class_names):
+            raise ValueError(
+                f"class_counts has {len(self.class_counts)} values for {len(self.class_names)} "
+                "class_names"
+            )
+        return self
 
 
 class GanSampler:
@@ -211,7 +222,9 @@ def save_sampler(
 
 def _finish_interrupted_save(run: Path) -> None:
     """Else the next save would overwrite the only weights that the card vouches for."""
-    with suppress(OSError, ValueError, LookupError, TypeError):  # no card, or a damaged one
+    with suppress(
+        OSError, ValueError, LookupError, TypeError, RecursionError
+    ):  # no card, or a damaged one
         vouched = json.loads((run / CARD_FILE).read_text(encoding="utf-8"))["weights_sha256"]
         if sha256((run / NEW_WEIGHTS_FILE).read_bytes()) == vouched:
             move_into_place(run / NEW_WEIGHTS_FILE, run / WEIGHTS_FILE)
@@ -235,7 +248,7 @@ def read_generator(run: Path) -> tuple[GeneratorCard, dict[str, bytes]]:
             if sha256(weights) == card.weights_sha256:
                 return card, {CARD_FILE: content, WEIGHTS_FILE: weights}
         weights = weights_path.read_bytes()
-    except (OSError, UnicodeDecodeError, json.JSONDecodeError, ValidationError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         reason = " ".join(str(error).split())
         raise SignforgeError(f"{card_path} or its weights cannot be read: {reason}") from None
     if sha256(weights) != card.weights_sha256:

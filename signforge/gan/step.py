@@ -39,7 +39,8 @@ class StepValues:
     real_logits_mean: Tensor
     fake_logits_mean: Tensor
     finite: Tensor
-    """bool: False where a loss or gradient was not, and that network was left as it was."""
+    """bool: False where a loss or gradient was not, and that network's weights were left as they
+    were; statistics (of batch norms, LeCam's anchors) may have taken in what was not finite."""
 
 
 @dataclass(frozen=True)

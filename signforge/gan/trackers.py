@@ -8,7 +8,7 @@ the files of a run as well, as they are: weights as safetensors, nothing pickled
 import json
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict
 from importlib.util import find_spec
 from pathlib import Path
@@ -44,7 +44,7 @@ Params = Mapping[str, str | int | float | bool]
 
 
 class Trackers:
-    """Some trackers, opened at the first thing that is logged and told at the end that it is over.
+    """Some trackers, opened by ``open`` or with what is logged first, and told when it is over.
 
     names: keys of ``PACKAGES``, checked by ``check_trackers`` before. folder: run directory, whose
     name the run gets. params: logged once a run. on_problem: gets a sentence about each tracker
@@ -82,13 +82,18 @@ class Trackers:
     ) -> None:
         self.close()
 
+    def open(self) -> None:
+        """Raises SignforgeError where a tracker cannot be opened; the others are then closed."""
+        if self._opened is None:
+            self._opened = self._open()
+
     @property
     def opened(self) -> bool:
-        """Whether anything was logged."""
+        """Whether there was anything to open them for."""
         return self._opened is not None
 
     def log_values(self, values: Mapping[str, float], step: int) -> None:
-        """Numbers by name. Raises SignforgeError where a tracker cannot be opened, as all do."""
+        """Numbers by name. Raises SignforgeError as ``open`` does, as all that log do."""
         self._each(lambda _name, tracker: tracker.log(dict(values), step=step))
 
     def log_image(self, key: str, path: Path, step: int) -> None:
@@ -125,13 +130,13 @@ class Trackers:
             self._each(_finish)
 
     def _each(self, act: Callable[[str, Any], None]) -> None:
-        if self._opened is None:
-            self._opened = self._open()
-        for name, tracker in list(self._opened.items()):
+        self.open()
+        opened = self._opened or {}
+        for name, tracker in list(opened.items()):
             try:
                 act(name, tracker)
             except Exception as error:
-                del self._opened[name]
+                del opened[name]
                 self._on_problem(
                     f"{name} failed ({_first_line(error)}); the run goes on without it, and "
                     f"{self._folder} has all that it was to get."
@@ -153,6 +158,9 @@ class Trackers:
                     opened[name].store_init_configuration(dict(self._params))
                     kept[name] = run_id
             except Exception as error:
+                for other, tracker in opened.items():
+                    with suppress(Exception):  # the first error is the one to be told
+                        _finish(other, tracker)
                 raise SignforgeError(
                     f"The tracker {name} cannot be opened: {_first_line(error)}; mend that, or "
                     f"leave {name} out of gan.trackers."
@@ -203,16 +211,22 @@ def open_trackers(
         yield trackers
 
 
+@contextmanager
 def track_generated(
     names: Sequence[str],
     run: Path,
     grid: Path,
     params: Params,
     on_problem: Callable[[str], None],
-) -> None:
-    """A run of its own for images that ``run`` has drawn: how they were drawn, and their grid."""
+) -> Iterator[None]:
+    """A run of its own for images that are drawn inside: how they are, and their grid at the end.
+
+    run: whose name it gets. Raises SignforgeError at once for a tracker that cannot be opened.
+    """
     asked = {f"generate.{key}": value for key, value in params.items()}
     with Trackers(names, run, asked, on_problem) as trackers:
+        trackers.open()
+        yield
         trackers.log_image("generated", grid, 0)
 
 

@@ -37,6 +37,7 @@ from signforge.gan.distributed import (
 from signforge.gan.ema import ema_decay, ema_update
 from signforge.gan.export import current_sampler, export_generator
 from signforge.gan.guide import train_guide
+from signforge.gan.hub import CARD_FILE
 from signforge.gan.metrics import (
     Probe,
     ProbeStopped,
@@ -123,7 +124,10 @@ def train_cgan(
     the last good checkpoint). Raises StoppedBeforeStart where ``events.should_stop`` said so before
     there was a checkpoint.
     """
-    with deterministic(config.deterministic), enough_memory("lower gan.batch_size"):
+    with (
+        deterministic(config.deterministic),
+        enough_memory("lower gan.batch_size, gan.base_channels or gan.z_dim"),
+    ):
         return _train(config, train, run, events or TrainingEvents(), resume)
 
 
@@ -140,7 +144,7 @@ def _train(
     def show(to: Callable[[GanSampler, float], T], progress: Progress) -> T:
         return to(current_sampler(config, state, train, progress, batches), progress.seen_kimg)
 
-    progress = _start(run, state, resume)
+    progress = _start(run, state, config, resume)
     by_first(events.on_start)
     started = time.perf_counter() - progress.seconds
     if not resume:
@@ -258,25 +262,34 @@ def _require_every_class(train: LabeledImages) -> None:
         )
 
 
-def _start(run: Path, state: TrainingState, resume: bool) -> Progress:
+def _start(run: Path, state: TrainingState, config: GanConfig, resume: bool) -> Progress:
     by_first(_tidy if resume else _require_new, run)
     if not resume:
         return Progress()
     progress = load_checkpoint(list_checkpoints(run)[-1], state)
     by_first(forget_after, run / "metrics.jsonl", progress)
+    if progress.step:  # the time may be another now, and what is in reach of it
+        progress = replace(progress, reachable_kimg=reachable_kimg(config, progress))
     return progress
 
 
 def _require_new(run: Path) -> None:
-    if list_checkpoints(run) or (run / "generator.json").exists():
+    if list_checkpoints(run):
         raise SignforgeError(
             f"{run} already holds a training run; use --resume to go on, or another --out."
         )
+    if (run / CARD_FILE).exists():
+        raise SignforgeError(f"{run} already holds a generator; use another --out.")
 
 
 def _tidy(run: Path) -> None:
     """Makes a run ready to go on from."""
     if not list_checkpoints(run):
+        if (run / CARD_FILE).exists():
+            raise SignforgeError(
+                f"{run} holds a generator, but no checkpoint to resume from; train anew with "
+                "another --out."
+            )
         raise SignforgeError(f"{run} has no checkpoint to resume from; start without --resume.")
     try:
         for folder in (run, run / "samples", run / "checkpoints"):

@@ -2,6 +2,7 @@ import errno
 import json
 import os
 import resource
+import shutil
 import subprocess
 from collections.abc import Iterator
 from contextlib import suppress
@@ -114,6 +115,18 @@ def test_only_the_newest_are_kept_in_order(tmp_path):
     for kimg in (1, 2, 10, 100):
         save_checkpoint(tmp_path, state, at(kimg), keep=2)
     assert names(tmp_path) == entries(tmp_path) == ["000010.000kimg", "000100.000kimg"]
+
+
+def test_a_copy_that_the_user_set_aside_is_no_checkpoint_and_is_left_alone(tmp_path):
+    state = make_state(1)
+    first = save_checkpoint(tmp_path, state, at(1), keep=2)
+    copy = first.with_name(f"mine-{first.name}")
+    shutil.copytree(first, copy)
+    for kimg in (2, 3, 4):
+        save_checkpoint(tmp_path, state, at(kimg), keep=2)
+    assert names(tmp_path) == ["000003.000kimg", "000004.000kimg"]
+    assert (copy / "manifest.json").is_file()
+    assert (copy / "state.safetensors").is_file()
 
 
 def test_checkpoints_of_the_same_kimg_stand_beside_each_other(tmp_path):

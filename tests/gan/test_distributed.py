@@ -12,6 +12,7 @@ import torch
 from safetensors.torch import load_file
 
 from signforge.errors import SignforgeError
+from signforge.gan import distributed as distributed_module
 from signforge.gan import step
 from signforge.gan.checkpoint import STATE, list_checkpoints
 from signforge.gan.distributed import (
@@ -93,6 +94,26 @@ def test_processes_without_a_launcher_are_one_sentence(monkeypatch):
         process_group("cpu"),
     ):
         pass
+
+
+def test_each_process_has_its_own_gpu_before_anything_asks_one(monkeypatch):
+    for name, value in {"WORLD_SIZE": "2", "RANK": "1", "LOCAL_RANK": "1"}.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setenv("MASTER_ADDR", "localhost")
+    monkeypatch.setenv("MASTER_PORT", "1")
+    calls = []
+
+    def ask(device):
+        calls.append(("ask", device))
+        raise SignforgeError("It is busy.")
+
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    monkeypatch.setattr(torch.cuda, "set_device", lambda gpu: calls.append(("set", gpu)))
+    monkeypatch.setattr(distributed_module, "resolve_device", ask)
+    with pytest.raises(SignforgeError, match="busy"), process_group("auto"):
+        pass
+    assert calls == [("set", 1), ("ask", "auto")]
 
 
 def test_two_processes_agree():

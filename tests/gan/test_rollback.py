@@ -1,5 +1,6 @@
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 
 import pytest
 import torch
@@ -7,8 +8,8 @@ from safetensors.torch import load_file
 
 from signforge.errors import SignforgeError
 from signforge.gan import training
-from signforge.gan.checkpoint import STATE, list_checkpoints
-from signforge.gan.rollback import is_finite
+from signforge.gan.checkpoint import STATE, last_progress, list_checkpoints
+from signforge.gan.rollback import is_finite, roll_back
 from signforge.gan.step import build_training_state
 from signforge.gan.training import train_cgan
 from support.runs import manifests, metrics, stop_after
@@ -116,6 +117,19 @@ def test_a_nan_before_the_first_checkpoint_goes_back_to_the_start(
     assert {line["generator_learning_rate"] for line in metrics(tmp_path)} == {2.5e-4}
     weights = load_file(tmp_path / "generator.safetensors").values()
     assert all(value.isfinite().all() for value in weights)
+
+
+def test_what_a_rollback_lost_does_not_count_as_training_speed(make_config, make_train, tmp_path):
+    config = make_config(checkpoint_every_kimg=0.032)
+    train_cgan(config, make_train(), tmp_path, events=stop_after(4))
+    state = build_training_state(config, num_classes=3, resolution=8, device=torch.device("cpu"))
+    saved = last_progress(tmp_path)
+    lost = replace(saved, step=9, seen_images=72, seconds=saved.seconds + 200)
+    back = roll_back(tmp_path, state, config, lost)
+    assert (back.step, back.rollbacks, back.seconds) == (4, 1, saved.seconds + 200)
+    since_status = saved.seconds - saved.status_seconds
+    assert back.seconds - back.status_seconds == pytest.approx(since_status, abs=1e-9)
+    assert last_progress(tmp_path) == back
 
 
 def test_a_kill_right_after_a_rollback_does_not_forget_it(make_config, make_train, tmp_path):

@@ -212,6 +212,17 @@ def test_how_long_and_how_often_may_differ_on_resume(run, config, splits):
     )
 
 
+def test_what_a_resume_changed_is_recorded(run, config, splits):
+    longer = replace_gan(config, {"total_kimg": 0.12})
+    moved = longer.model_copy(update={"data": longer.data.model_copy(update={"source": "copy"})})
+    run_training(moved, splits, run, resume=True)
+    (line,) = (run / "resumes.jsonl").read_text().splitlines()
+    assert json.loads(line)["changes"] == {
+        "data.source": [config.data.source, "copy"],
+        "gan.total_kimg": [config.gan.total_kimg, 0.12],
+    }
+
+
 def test_resume_of_a_run_whose_config_lacks_newer_keys(run, config, splits):
     recorded = yaml.safe_load((run / "config.yaml").read_text())
     newer = ("checkpoint_every_minutes", "max_rollbacks", "probe_classifier", "compile")
@@ -294,6 +305,16 @@ def test_nothing_to_resume_is_an_error(config, splits, tmp_path):
         run_training(config, splits, tmp_path / "absent", resume=True)
     assert str(tmp_path / "absent") in str(error.value)
     assert not (tmp_path / "absent").exists()
+
+
+def test_what_cannot_start_begins_nothing(config, splits, tmp_path):
+    def refuse() -> None:
+        raise SignforgeError("No tracker is there.")
+
+    run = tmp_path / "run"
+    with pytest.raises(SignforgeError, match="No tracker"):
+        run_training(config, splits, run, on_start=refuse)
+    assert not run.exists()
 
 
 def test_a_refused_run_is_not_touched(run, config, splits):

@@ -2,6 +2,7 @@ import errno
 import json
 import os
 import pickle
+import re
 from contextlib import suppress
 from pathlib import Path
 
@@ -231,6 +232,9 @@ def test_a_flipped_byte_in_the_weights_is_refused(run, place):
         lambda text: text.replace('"seconds"', '"hours"'),
         lambda text: text.replace('"z_dim": 8', '"z_dim": 9'),
         lambda text: text.replace('"no entry"', '"no entry", "one more"'),
+        lambda text: re.sub(r'"class_counts": \[\s*\d+,', '"class_counts": [', text),
+        lambda text: text.replace('"resolution": 8', '"resolution": ' + "8" * 5000),
+        lambda _text: "[" * 200_000,
     ],
 )
 def test_a_tampered_card_is_one_sentence(run, damage):

@@ -227,7 +227,8 @@ def test_a_run_that_was_refused_leaves_no_trace(tmp_path, stub):
 def test_images_drawn_are_a_run_of_their_own(tmp_path, stub, grid):
     made = stub("mlflow")
     for num in (2, 3):
-        track_generated(["mlflow"], tmp_path, grid, {"num": num}, pytest.fail)
+        with track_generated(["mlflow"], tmp_path, grid, {"num": num}, pytest.fail):
+            assert made[-1].calls == [("config", {"generate.num": num})]
     assert [one.known for one in made] == [None, None]
     assert made[1].calls == [
         ("config", {"generate.num": 3}),
@@ -274,7 +275,32 @@ def test_without_trackers_no_grid_is_decoded(tmp_path, grid, monkeypatch):
     monkeypatch.setattr(trackers, "decode_image", lambda *_args: pytest.fail("decoded"))
     with open_trackers(config(), tmp_path, pytest.fail) as opened:
         opened.log_grid(grid, 4.0)
-    track_generated([], tmp_path, tmp_path / "absent.png", {}, pytest.fail)
+    with track_generated([], tmp_path, tmp_path / "absent.png", {}, pytest.fail):
+        pass
+
+
+def test_images_that_could_not_be_drawn_leave_a_run_that_is_over(tmp_path, stub, grid):
+    made = stub("mlflow")
+    with (
+        pytest.raises(SignforgeError, match="full"),
+        track_generated(["mlflow"], tmp_path, grid, {}, pytest.fail),
+    ):
+        raise SignforgeError("The disk is full.")
+    assert [call[0] for call in made[0].calls] == ["config", "finish"]
+
+
+def test_a_tracker_that_cannot_be_opened_closes_those_before_it(tmp_path, stub, monkeypatch):
+    first = stub("mlflow")
+
+    def refuse(_run, _known):
+        raise RuntimeError("No API key configured.")
+
+    monkeypatch.setitem(trackers._START, "wandb", refuse)
+    cannot = pytest.raises(SignforgeError, match="wandb cannot be opened")
+    with cannot, open_trackers(config("mlflow", "wandb"), tmp_path) as opened:
+        opened.open()
+    assert [call[0] for call in first[0].calls] == ["config", "finish"]
+    assert not (tmp_path / "trackers.json").exists()
 
 
 def test_a_tracker_that_fails_later_is_given_up(tmp_path, stub):

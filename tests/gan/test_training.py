@@ -1,6 +1,7 @@
 import itertools
 import json
 import os
+import shutil
 import subprocess
 import sys
 from dataclasses import asdict, replace
@@ -14,7 +15,7 @@ from safetensors.torch import load_file
 
 from signforge.errors import SignforgeError
 from signforge.gan.batches import BatchSource
-from signforge.gan.checkpoint import STATE, best_checkpoint, list_checkpoints
+from signforge.gan.checkpoint import STATE, TrainingState, best_checkpoint, list_checkpoints
 from signforge.gan.ema import ema_decay, ema_update
 from signforge.gan.metrics import (
     Probe,
@@ -158,7 +159,10 @@ def test_a_full_gpu_ends_a_training_with_one_sentence(make_config, make_train, t
         raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
 
     events = TrainingEvents(on_status=full)
-    with pytest.raises(SignforgeError, match=r"^CUDA out of memory; lower gan.batch_size, or free"):
+    with pytest.raises(
+        SignforgeError,
+        match=r"^CUDA out of memory; lower gan.batch_size, gan.* or gan.z_dim, or free",
+    ):
         train_cgan(make_config(), make_train(), tmp_path, events=events)
     assert train_cgan(make_config(), make_train(), tmp_path, resume=True).step == 12
 
@@ -359,6 +363,18 @@ def test_an_existing_run_needs_resume_and_is_left_alone(make_config, make_train,
     assert {p: p.read_bytes() for p in tmp_path.rglob("*") if p.is_file()} == before
 
 
+def test_a_generator_without_checkpoints_can_neither_go_on_nor_be_trained_over(
+    make_config, make_train, tmp_path
+):
+    config, train = make_config(), make_train()
+    train_cgan(config, train, tmp_path)
+    shutil.rmtree(tmp_path / "checkpoints")
+    with pytest.raises(SignforgeError, match=r"no checkpoint to resume from; .* another --out"):
+        train_cgan(config, train, tmp_path, resume=True)
+    with pytest.raises(SignforgeError, match="already holds a generator; use another --out"):
+        train_cgan(config, train, tmp_path)
+
+
 def test_nothing_to_resume_is_an_error(make_config, make_train, tmp_path):
     with pytest.raises(SignforgeError, match="no checkpoint to resume from; start without"):
         train_cgan(make_config(), make_train(), tmp_path, resume=True)
@@ -417,6 +433,28 @@ def test_a_run_that_time_ends_ends_on_small_steps(make_config, make_train, tmp_p
     ]
     assert set(rates[: len(rates) // 3]) == {config.generator_learning_rate}
     assert rates[-1] < config.generator_learning_rate / 20
+
+
+def test_a_run_that_time_ended_goes_on_at_once_where_it_gets_more(
+    make_config, make_train, tmp_path, monkeypatch
+):
+    readings = itertools.count()
+    clock = SimpleNamespace(perf_counter=lambda: next(readings) / 50)
+    monkeypatch.setattr("signforge.gan.training.time", clock)
+    values = {"total_kimg": 1e6, "guide_weight": 0.0, "learning_rate_decay_from_kimg": 5e5}
+    ended = make_config(**values, max_minutes=0.03, status_every_kimg=0.016)
+    train_cgan(ended, make_train(), tmp_path)
+    rates = []
+
+    def step(state: TrainingState, *args: Any, **options: Any) -> StepValues:
+        rates.append(state.generator_optimizer.param_groups[0]["lr"])
+        return gan_step(state, *args, **options)
+
+    monkeypatch.setattr("signforge.gan.training.gan_step", step)
+    longer = make_config(**values, max_minutes=0.12, status_every_kimg=100.0)
+    train_cgan(longer, make_train(), tmp_path, resume=True)
+    assert rates[0] == ended.generator_learning_rate  # a quarter of the time is over
+    assert len(rates) > 10
 
 
 def test_the_first_probe_alone_does_not_slow_the_pace(
