@@ -7,7 +7,7 @@ import difflib
 from collections.abc import Mapping, Sequence
 from functools import partial
 
-from signforge.benchmark.arms import ARMS, Arm, ArmContext, ArmSetup, LossArm
+from signforge.benchmark.arms import ARMS, TENTH, Arm, ArmContext, ArmSetup, LossArm
 from signforge.data.images import LabeledImages
 from signforge.errors import SignforgeError
 
@@ -40,6 +40,13 @@ def select_arms(names: Sequence[str], arms: Mapping[str, Arm] = ARMS) -> dict[st
 def needs_generator(names: Sequence[str]) -> bool:
     """Whether a shipped arm among ``names`` draws from a generator."""
     return not _GENERATIVE.isdisjoint(arms_within(names))
+
+
+def share_drawn(names: Sequence[str]) -> float:
+    """Of the images that balancing adds, the share that the shipped arms in ``names`` draw."""
+    if not needs_generator(names):
+        return 0.0
+    return 1 / TENTH if any("_tenth" in name for name in arms_within(names)) else 1.0
 
 
 def may_use_gate(names: Sequence[str]) -> bool:

@@ -40,6 +40,8 @@ from signforge.progress import Track, no_progress
 from signforge.seeds import derive_seed
 
 BASELINE = "real"
+TENTH = 10
+"""Of the images that balancing adds, arms named so add one in ten."""
 _ENDING = 1
 """Stream of random numbers of the last part of a training."""
 
@@ -300,7 +302,7 @@ def _targets(train: LabeledImages, context: ArmContext) -> Tensor:
 
 def _tenth_of_missing(train: LabeledImages, context: ArmContext) -> Tensor:
     missing = _targets(train, context) - train.class_counts
-    return train.class_counts + missing // 10
+    return train.class_counts + missing // TENTH
 
 
 def _counts(counts: Tensor) -> tuple[int, ...]:

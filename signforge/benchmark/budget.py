@@ -74,23 +74,36 @@ def budget_keys(name: str) -> dict[str, Any]:
     return {**BUDGETS[name], "benchmark.budget": name}
 
 
-def left_out(config: Config) -> str | None:
+def left_out(config: Config, trained: Mapping[str, int] | None = None) -> str | None:
     """What this run leaves out of the next larger budget, as a sentence with `code` in backticks.
 
     By the config's own values, for explicit options may have changed what the budget says. None
-    without a budget, for the largest one, and where nothing is left out.
+    without a budget, for the largest one, and where nothing is left out. How long a GAN may train
+    is not told: it may have been trained elsewhere.
+
+    trained: the seeds that each arm has, in however many calls; by default what config asks for.
     """
     name = config.benchmark.budget
     if name not in _NEXT:
         return None
     more = BUDGETS[_NEXT[name]]
-    missing = [arm for arm in more["benchmark.arms"] if arm not in config.benchmark.arms]
-    seeds, steps = more["benchmark.seeds"], more["classifier.steps"]
-    parts = []
-    if config.benchmark.seeds < seeds:
-        parts.append(f"{seeds - config.benchmark.seeds} of {seeds} seeds")
-    if config.classifier.steps < steps:
-        parts.append(f"{steps - config.classifier.steps:,} of {steps:,} steps of each classifier")
+    trained = trained or dict.fromkeys(config.benchmark.arms, config.benchmark.seeds)
+    missing = [arm for arm in more["benchmark.arms"] if arm not in trained]
+    fewest, parts = min(trained.values()), []
+    if fewest < more["benchmark.seeds"]:
+        parts.append(f"{more['benchmark.seeds'] - fewest} of {more['benchmark.seeds']} seeds")
+    usual = Config()
+    for key, has, default, of in (
+        ("classifier.steps", config.classifier.steps, usual.classifier.steps, "each classifier"),
+        ("balance.gate_steps", config.balance.gate_steps, usual.balance.gate_steps, "the gate"),
+        (
+            *("benchmark.extractor_steps", config.benchmark.extractor_steps),
+            *(usual.benchmark.extractor_steps, "the extractor"),
+        ),
+    ):
+        steps = more.get(key, default)
+        if has < steps:
+            parts.append(f"{steps - has:,} of {steps:,} steps of {of}")
     if missing:
         parts.append(f"the arms {', '.join(missing)}")
     if config.benchmark.cas_steps == 0:
@@ -99,7 +112,7 @@ def left_out(config: Config) -> str | None:
         return None
     alone = (
         " With a single seed an interval covers test images alone, not the luck of a training."
-        if config.benchmark.seeds == 1
+        if fewest == 1
         else ""
     )
     return (

@@ -3,10 +3,25 @@
 from collections.abc import Mapping
 from typing import Any
 
+from signforge.balance.strategy import strategy_file_sha256
+from signforge.benchmark.folder import STRATEGY_SHA256
 from signforge.benchmark.gate import FittedGate
 from signforge.benchmark.trials import none_for_nan
+from signforge.config import Config
 from signforge.data.splits import PreparedSplits
 from signforge.gan.sampler import ClassConditionalSampler, GanSampler
+
+
+def describe_run(
+    config: Config,
+    splits: PreparedSplits,
+    sampler: ClassConditionalSampler | None,
+    gan_seconds: float = 0.0,
+) -> dict[str, Any]:
+    """``describe_dataset``, with the content of the file of class counts that the config names."""
+    dataset = describe_dataset(splits, sampler, gan_seconds)
+    strategy_sha256 = strategy_file_sha256(config.balance.sampling_strategy)
+    return {**dataset, STRATEGY_SHA256: strategy_sha256} if strategy_sha256 else dataset
 
 
 def describe_dataset(

@@ -5,12 +5,18 @@ import time
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 import torch
 
 from signforge.balance.strategy import resolve_sampling_strategy
-from signforge.benchmark.arm_selection import may_use_gate, needs_generator, select_arms
+from signforge.benchmark.arm_selection import (
+    may_use_gate,
+    needs_generator,
+    select_arms,
+    share_drawn,
+)
 from signforge.benchmark.arms import ARMS, Arm
 from signforge.benchmark.fidelity import (
     EXTRACTOR,
@@ -22,7 +28,13 @@ from signforge.benchmark.fidelity import (
 )
 from signforge.benchmark.folder import finished_rows
 from signforge.benchmark.gate import is_kept
-from signforge.benchmark.runner import GATE, GENERATOR, check_generator, plan_jobs
+from signforge.benchmark.runner import (
+    GATE,
+    GENERATOR,
+    check_generator,
+    plan_jobs,
+    require_same_run,
+)
 from signforge.classify.model import build_classifier
 from signforge.classify.training import fit_classifier, predict_logits
 from signforge.config import Config, GanConfig
@@ -146,6 +158,7 @@ def dry_run(
     Raises SignforgeError as ``run_benchmark`` would for arms, generator and classifier.
     """
     chosen = tuple(select_arms(config.benchmark.arms, arms))
+    require_same_run(config, splits, run_dir, sampler)
     own = run_dir / GENERATOR
     kimg_left, seconds_left = _left_of_gan(config.gan, own)
     finished = min(kimg_left, seconds_left) == 0 and (own / CARD_FILE).exists()
@@ -185,9 +198,10 @@ def dry_run(
             config, splits, run_dir, sampler, step_seconds, predict_seconds, 1 / rate
         )
     if generative and left:
-        share = sum(needs_generator((job.arm,)) for job in left) / len(left)
-        image_seconds = 1 / rate + (config.balance.gate_folds * predict_seconds if gated else 0)
-        drawing = share * _images_drawn(config, balanced, splits) * image_seconds
+        judged = config.balance.gate_folds * predict_seconds if gated else 0.0
+        drawing = fmean(
+            share_drawn((job.arm,)) * (1 / rate + judged * may_use_gate((job.arm,))) for job in left
+        ) * _images_drawn(config, balanced, splits)
     return Plan(
         run_dir=run_dir,
         source=splits.source,
@@ -297,7 +311,7 @@ def _pair_seconds() -> float:
 
 
 def _images_drawn(config: Config, balanced: torch.Tensor, splits: PreparedSplits) -> float:
-    """Synthetic images of one job: the first filling, and a share of it each later epoch."""
+    """Synthetic images of a job that fills all: the first time, and a share each later epoch."""
     total = int(balanced.sum())
     missing = total - len(splits.train)
     epochs = config.classifier.steps * config.classifier.batch_size / max(total, 1)

@@ -82,7 +82,9 @@ def fidelity_table(
     ]
     classes = fidelity.get("per_class")
     if classes:
-        means = [mean_of_known(classes[key]) for key in ("fd", "fd_floor")]
+        pairs = zip(classes["fd"], classes["fd_floor"], strict=True)
+        both = [pair for pair in pairs if None not in pair]  # else other classes were compared
+        means = [mean_of_known([pair[side] for pair in both]) for side in (0, 1)]
         rows.append(("Frechet distance within a class, mean", *(_decimals(mean) for mean in means)))
     coverage = fidelity.get("coverage")
     if coverage:

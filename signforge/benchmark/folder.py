@@ -64,15 +64,33 @@ def open_run(
     except OSError as error:
         raise SignforgeError(f"Cannot write {run_dir}: {error.strerror}.") from None
     with _turn(run_dir):
-        if (run_dir / "config.yaml").exists() and (run_dir / "dataset.json").exists():
-            _compare_config(run_dir, config)
-            _compare_dataset(run_dir, dataset)
+        if _is_begun(run_dir):
+            check_run(run_dir, config, dataset)
             dataset = _with_what_is_known(dataset, read_json(run_dir / "dataset.json"))
             environment = read_json(run_dir / "environment.json")
         commands = dict.fromkeys([*commands_of(environment), command])
         write_json(run_dir / "environment.json", {**environment, "commands": [*commands]})
         write_json(run_dir / "dataset.json", dataset)
         write_atomically(run_dir / "config.yaml", dump_config(config).encode())
+
+
+def check_run(run_dir: Path, config: Config, dataset: Mapping[str, Any]) -> None:
+    """Raises what ``open_run`` would raise for these arguments, and writes nothing."""
+    if _is_begun(run_dir):
+        _compare_config(run_dir, config)
+        _compare_dataset(run_dir, dataset)
+
+
+def known_generator(run_dir: Path) -> str | None:
+    """Fingerprint of the generator that rows of the folder were made with, if any were."""
+    if not _is_begun(run_dir):
+        return None
+    generator = read_json(run_dir / "dataset.json")["generator"]
+    return generator["fingerprint"] if generator else None
+
+
+def _is_begun(run_dir: Path) -> bool:
+    return (run_dir / "config.yaml").exists() and (run_dir / "dataset.json").exists()
 
 
 def _turn(run_dir: Path) -> FileLock:

@@ -28,6 +28,7 @@ from signforge.benchmark.runner import (
     Executor,
     check_generator,
     plan_jobs,
+    require_same_run,
     run_benchmark,
 )
 from signforge.benchmark.summary import Summary, summarise_run
@@ -121,14 +122,17 @@ def run_main_job(
     display = display or JobDisplay()
     track = _until_stopped(display)
     _refuse_early(config, splits, arms)
+    own_arms = not ARMS.keys() >= arms_within(config.benchmark.arms)
+    generative = needs_generator(config.benchmark.arms)
+    sampler = None
+    if generative or (own_arms and generator is not None):
+        sampler = find_generator(config, splits, generator)
+    require_same_run(config, splits, run_dir, sampler)
     for folder in (run_dir, *(run_dir / name for name in WRITTEN_FOLDERS)):
         remove_leftovers(folder)
-    sampler = None
-    own_arms = not ARMS.keys() >= arms_within(config.benchmark.arms)
-    if needs_generator(config.benchmark.arms) or (own_arms and generator is not None):
-        sampler = find_generator(config, splits, generator)
-        if sampler is None:
-            sampler = _trained_generator(config, splits, run_dir / GENERATOR, display)
+    if generative and sampler is None:
+        sampler = _trained_generator(config, splits, run_dir / GENERATOR, display)
+    if sampler is not None:
         _save_samples(run_dir / "samples.png", sampler, splits)
         display.message("Measuring the generator's fidelity against the validation split.")
         measure_fidelity(config, splits, sampler, run_dir, track=track)

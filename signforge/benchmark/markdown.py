@@ -72,10 +72,13 @@ def table_markdown(table: Table) -> str:
 
 
 def _list(lines: Sequence[str]) -> str:
-    return "\n".join(f"- {line}" for line in lines)
+    return "\n".join(f"- {_without_html(line)}" for line in lines)
 
 
 def _cell(text: str) -> str:
-    """Escaped: class names come from folders, and code hosts show HTML in Markdown."""
-    safe = text.replace("&", "&amp;").replace("<", "&lt;")
-    return safe.replace("\\", "\\\\").replace("|", "\\|").replace("\n", " ")
+    return _without_html(text).replace("\\", "\\\\").replace("|", "\\|").replace("[", "\\[")
+
+
+def _without_html(text: str) -> str:
+    """Class names come from folders, and code hosts show HTML in Markdown; on one line."""
+    return text.replace("&", "&amp;").replace("<", "&lt;").replace("\n", " ")

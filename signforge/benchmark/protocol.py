@@ -39,7 +39,7 @@ def protocol_lines(record: RunRecord, summary: Summary) -> list[str]:
     ]
     grouped = any(splits[name].get("groups") for name in ("val", "test"))
     lines.append(_cluster_line(summary.clustering, grouped=grouped))
-    less = left_out(config)
+    less = left_out(config, {arm.arm: len(arm.seeds) for arm in summary.arms})
     if less is not None:
         lines.append(less)
     lines += _seed_lines(config.benchmark, {arm.arm: arm.seeds for arm in summary.arms})
@@ -102,7 +102,8 @@ def fidelity_note(record: RunRecord) -> str:
         return "No generator took part." if none else "Not measured in this run."
     lines = [
         f"{fidelity['n']:,} samples against as many validation images, with their labels; the "
-        f"floor is as many training images of other groups. Extractor: {fidelity['extractor']}, "
+        "floor is as many training images of other groups (of a class that has fewer, some twice, "
+        f"but for KID and balls). Extractor: {fidelity['extractor']}, "
         "trained on the training split alone, SHA-256 "
         f"`{fidelity['extractor_sha256'][:12]}`; it has seen the images of the floor, so that a "
         "ratio near 1 says that samples look like training images, not like new ones.",

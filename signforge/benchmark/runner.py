@@ -18,19 +18,19 @@ import numpy as np
 from torch import Tensor
 
 from signforge.balance.dataset import SyntheticBalancedDataset
-from signforge.balance.strategy import strategy_file_sha256
 from signforge.benchmark.arm_selection import may_use_gate, needs_generator, select_arms
 from signforge.benchmark.arms import ARMS, Arm, ArmContext, ArmSetup
 from signforge.benchmark.clusters import Split
-from signforge.benchmark.description import describe_dataset, with_gate
+from signforge.benchmark.description import describe_run, with_gate
 from signforge.benchmark.fitting import fit_arm
 from signforge.benchmark.folder import (
-    STRATEGY_SHA256,
     Labels,
     Row,
     append_row,
+    check_run,
     config_hash,
     finished_rows,
+    known_generator,
     open_run,
     write_groups,
     write_json,
@@ -131,10 +131,7 @@ def run_benchmark(
     if sampler is not None:
         check_generator(sampler, splits.train)
     environment = environment or describe_environment(config.classifier.device)
-    dataset = describe_dataset(splits, sampler, gan_seconds)
-    strategy_sha256 = strategy_file_sha256(config.balance.sampling_strategy)
-    if strategy_sha256:
-        dataset[STRATEGY_SHA256] = strategy_sha256
+    dataset = describe_run(config, splits, sampler, gan_seconds)
     open_run(run_dir, config, dataset, environment, command)
     _write_truth(run_dir, splits.test, "test")
     _write_truth(run_dir, splits.val, "val")
@@ -182,6 +179,27 @@ def run_benchmark(
         done[row["arm"], row["seed"]] = row
         on_row(row)
     return [done[job.arm, job.seed] for job in jobs]
+
+
+def require_same_run(
+    config: Config,
+    splits: PreparedSplits,
+    run_dir: Path,
+    sampler: ClassConditionalSampler | None,
+) -> None:
+    """Raises SignforgeError where ``run_dir`` holds rows of another config, data set or generator.
+
+    To be asked before anything is trained for the folder, or written there; writes nothing.
+    sampler: the generator that was given; None where it is the folder's own, or none is needed.
+    """
+    check_run(run_dir, config, describe_run(config, splits, sampler))
+    known = known_generator(run_dir)
+    own = (run_dir / GENERATOR).exists()
+    if sampler is None and known and not own and needs_generator(config.benchmark.arms):
+        raise SignforgeError(
+            f"{run_dir} holds rows made with a generator from elsewhere ({known:.12}); name it "
+            "with --generator, or choose another folder."
+        )
 
 
 def unfinished_file(run_dir: Path, arm: str, seed: int) -> Path:

@@ -286,7 +286,8 @@ def summarise(
 def _best_on_validation(of_arm: Mapping[str, Sequence[Row]], *, uses_generator: bool) -> str | None:
     """The arm besides ``real`` with the highest validation macro accuracy, over common seeds.
 
-    Arms that share seeds with ``real`` go before others, which nothing can be said of.
+    Arms that share two seeds with ``real`` go before those that share one, of which nothing sure
+    can be said, and these before others, of which nothing can.
     """
     chosen = {
         arm: found
@@ -297,7 +298,8 @@ def _best_on_validation(of_arm: Mapping[str, Sequence[Row]], *, uses_generator: 
     paired = {
         arm: [row for row in found if row["seed"] in real_seeds] for arm, found in chosen.items()
     }
-    chosen = {arm: found for arm, found in paired.items() if found} or chosen
+    for fewest in (1, 2):
+        chosen = {arm: found for arm, found in paired.items() if len(found) >= fewest} or chosen
     if not chosen:
         return None
     # An arm with more seeds than others must not win by seeds that were easy.

@@ -32,7 +32,8 @@ def verdict(cheap: Contender | None, generative: Contender | None) -> str:
     A remedy is recommended only if its interval over ``real`` lies above zero, and stays there
     when corrected for the other contender (Holm); one seed recommends nothing. One that needs a
     generator is recommended over a cheap one only if it beats that one too, and never one that is
-    measurably worse than it.
+    measurably worse than it: then the cheap one is recommended, by what lies above ``real`` by way
+    of the other. A remedy is called worse by the same rule as another is recommended.
     """
     tried = [found for found in (cheap, generative) if found is not None]
     if not tried:
@@ -48,13 +49,14 @@ def verdict(cheap: Contender | None, generative: Contender | None) -> str:
             "(`real`); run three seeds or more."
         )
     corrected = holm([found.over_real.p for found in tried])
-    winners = [
+    sure = [
         found
         for found, p in zip(tried, corrected, strict=True)
-        if found.over_real.direction > 0 and p < 1 - LEVEL and found.over_real.seeds > 1
+        if p < 1 - LEVEL and found.over_real.seeds > 1
     ]
+    winners = [found for found in sure if found.over_real.direction > 0]
     if not winners:
-        return _without_winner(tried)
+        return _without_winner(tried, [found for found in sure if found.over_real.direction < 0])
     if generative is None or generative not in winners:
         return f"Use `{winners[0].arm}`: {_over_real(winners[0])}{_against(generative)}."
     over_cheap = generative.over_cheap
@@ -85,13 +87,21 @@ def points(share: float) -> str:
     return f"{100 * share:+.2f}"
 
 
-def _without_winner(tried: Sequence[Contender]) -> str:
+def _without_winner(tried: Sequence[Contender], losers: Sequence[Contender]) -> str:
     best = max(tried, key=lambda found: found.over_real.mean)
     changed = f"changed it by {_figures(best.over_real)}"
     named = f"the better of them, `{best.arm}`, {changed}" if len(tried) > 1 else f"it {changed}"
-    if all(found.over_real.direction < 0 for found in tried):
-        lost = " and ".join(f"`{found.arm}`" for found in tried)
+    if len(losers) == len(tried):
+        lost = " and ".join(f"`{found.arm}`" for found in losers)
         return f"Use plain training (`real`): {lost} made macro accuracy worse; {named}."
+    if losers:
+        (loser,) = losers
+        (other,) = [found for found in tried if found is not loser]
+        return (
+            f"No remedy raised macro accuracy over plain training (`real`) for sure: `{loser.arm}` "
+            f"made it worse, by {_figures(loser.over_real)}, and `{other.arm}` changed it by "
+            f"{_figures(other.over_real)}; {_seeds_to_run(other.over_real)}."
+        )
     if len(tried) > 1:
         neither = " nor ".join(f"`{found.arm}`" for found in tried)
         raised = f"neither {neither} raised macro accuracy over plain training (`real`) beyond "

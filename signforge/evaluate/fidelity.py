@@ -104,6 +104,18 @@ class JudgedImages:
     real_logits: Tensor
     fake_logits: Tensor
 
+    @property
+    def repeated(self) -> Tensor:
+        """bool (N,): rows of the floor that an earlier row holds already.
+
+        A pair of copies is nearer than any two images, so that KID and balls leave them out.
+        """
+        order = self.floor_rows.argsort(stable=True)
+        ordered = self.floor_rows[order]
+        again = torch.zeros_like(self.floor_rows, dtype=torch.bool)
+        again[order[1:]] = ordered[1:] == ordered[:-1]
+        return again
+
 
 def feature_statistics(features: Tensor) -> FeatureStatistics:
     """Statistics of float (N, D) features, N >= 2, in float64."""
@@ -175,7 +187,8 @@ def fidelity_report(
     """Samples with the labels of ``reference`` against ``reference``, beside the real floor.
 
     reference: the validation split, cut by group from ``train``, which sampler and extractor were
-    trained on. The floor takes training images without repeats while a class has enough.
+    trained on. The floor takes training images without repeats while a class has enough; KID leaves
+    repeats out.
 
     Raises SignforgeError where classes or resolutions differ or ``reference`` lacks a class.
     """
@@ -239,7 +252,7 @@ def report_on(
         fd_floor=fd_floor,
         fd_ratio=fd / fd_floor if fd_floor > 0 else None,
         kid=kid(real, fake),
-        kid_floor=kid(real, floor),
+        kid_floor=kid(real, floor[~judged.repeated]),
         macro_label_agreement=agreement.macro,
         real_label_agreement=ceiling.macro,
         worst_class_label_agreement=agreement.worst_class_agreement,

@@ -46,7 +46,8 @@ class Coverage:
 
 @dataclass(frozen=True)
 class ClassDistances:
-    """Of each class, (C,); None where a side has fewer than two images."""
+    """Of each class, (C,); None where a side has fewer than two images, and for ``fd_floor`` where
+    the class has too few training images for a floor of as many as the reference has."""
 
     fd: tuple[float | None, ...]
     fd_floor: tuple[float | None, ...]
@@ -138,10 +139,14 @@ def _class_distances(
     judged: JudgedImages, floor_labels: Tensor, num_classes: int
 ) -> ClassDistances:
     real, labels = judged.real, judged.labels
-    fake, floor = (judged.fake, labels), (judged.floor, floor_labels)
+    fake, once = (judged.fake, labels), ~judged.repeated
+    floor = (judged.floor[once], floor_labels[once])
+    # A Frechet distance falls with n: the floor of fewer images would be too high.
+    short = set(floor_labels[judged.repeated].tolist())
+    fd_floor = class_frechet_distances(real, labels, *floor, num_classes)
     return ClassDistances(
         fd=class_frechet_distances(real, labels, *fake, num_classes),
-        fd_floor=class_frechet_distances(real, labels, *floor, num_classes),
+        fd_floor=tuple(None if c in short else fd for c, fd in enumerate(fd_floor)),
         kid=class_kids(real, labels, *fake, num_classes),
         kid_floor=class_kids(real, labels, *floor, num_classes),
     )
@@ -150,19 +155,21 @@ def _class_distances(
 def _coverage(
     judged: JudgedImages, reference: LabeledImages, train: LabeledImages
 ) -> Coverage | None:
-    floor_groups = train.groups[judged.floor_rows]
+    once = ~judged.repeated
+    floor_rows, floor_features = judged.floor_rows[once], judged.floor[once]
+    floor_groups = train.groups[floor_rows]
     if not (_enough(reference.groups) and _enough(floor_groups)):
         return None
     real = neighbour_balls(judged.real, k=NEIGHBOURS, groups=reference.groups)
     fake = neighbour_balls(judged.fake, k=NEIGHBOURS)
-    floor = neighbour_balls(judged.floor, k=NEIGHBOURS, groups=floor_groups)
-    labels, floor_labels = judged.labels, train.labels[judged.floor_rows]
+    floor = neighbour_balls(floor_features, k=NEIGHBOURS, groups=floor_groups)
+    labels, floor_labels = judged.labels, train.labels[floor_rows]
     classes = reference.num_classes
     return Coverage(
         samples=compare_balls(real, fake),
         floor=compare_balls(real, floor),
         per_class=class_coverage(real, labels, judged.fake, labels, classes),
-        per_class_floor=class_coverage(real, labels, judged.floor, floor_labels, classes),
+        per_class_floor=class_coverage(real, labels, floor_features, floor_labels, classes),
     )
 
 

@@ -46,6 +46,17 @@ def test_what_is_left_out_is_said_by_the_values_themselves():
     assert left_out(Config()) is None
 
 
+def test_what_other_calls_have_trained_is_not_left_out():
+    quick = load_config(None, list(budget_keys("quick").items()))
+    arms = BUDGETS["standard"]["benchmark.arms"]
+    said = left_out(quick, dict.fromkeys(arms, 3))
+    assert "seed" not in said
+    assert "the arms" not in said
+    for steps in ("1,400 of 2,000 steps of each", "300 of 600 steps of the gate", "400 of 800 "):
+        assert steps in said
+    assert "1 of 3 seeds" in left_out(quick, {**dict.fromkeys(arms, 3), "oversample": 2})
+
+
 def test_explicit_options_go_over_the_budget_and_it_over_the_file(tmp_path):
     file = tmp_path / "c.yaml"
     file.write_text("classifier: {steps: 77, batch_size: 5}\nbenchmark: {seeds: 9}\n")

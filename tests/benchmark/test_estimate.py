@@ -81,6 +81,18 @@ def test_seconds_add_up_from_steps_and_images(config, splits, sampler, tmp_path)
 
 
 @pytest.mark.usefixtures("known_speeds")
+def test_arms_are_charged_for_what_they_draw_and_for_the_gate_they_use(
+    config, splits, sampler, tmp_path
+):
+    balance = {"gate_tau": 0.5, "gate_steps": 100, "gate_folds": 3}
+    arms = {"arms": ("real", "synthetic_ungated", "synthetic_tenth+focal_loss")}
+    some = with_options(with_options(config, balance=balance), benchmark=arms)
+    plan = dry_run(some, splits, tmp_path, sampler=sampler)
+    drawn = (1 / DRAWN + (1 / DRAWN + 3 * PREDICT) / 10) / 3
+    assert plan.classifier_seconds == pytest.approx(job_by_hand(REFRESHED, drawn))
+
+
+@pytest.mark.usefixtures("known_speeds")
 @pytest.mark.parametrize("refresh", [0.0, 1.0])
 def test_a_gate_takes_its_folds_and_a_look_at_every_draw(
     config, splits, sampler, tmp_path, refresh

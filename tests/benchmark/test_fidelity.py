@@ -4,7 +4,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from signforge.benchmark.fidelity import measure_fidelity
+from signforge.benchmark.fidelity import measure_fidelity, needs_cas
 from signforge.benchmark.folder import config_hash, read_json, write_json
 from signforge.errors import SignforgeError
 from signforge.evaluate.inception import InceptionReport
@@ -124,6 +124,14 @@ def test_the_score_follows_its_own_steps(quick, splits, sampler, tmp_path):
     assert measure_fidelity(asked(2), splits, sampler, tmp_path)["cas"]["steps"] == 2
     assert measure_fidelity(asked(4), splits, sampler, tmp_path)["cas"]["steps"] == 4
     assert measure_fidelity(asked(0), splits, sampler, tmp_path)["cas"]["steps"] == 4
+
+
+def test_more_seeds_of_the_arms_leave_the_score_as_it_is(quick, splits, sampler, tmp_path):
+    before = measure_fidelity(quick, splits, sampler, tmp_path)
+    benchmark = quick.benchmark.model_copy(update={"first_seed": 3, "seeds": 2})
+    more = quick.model_copy(update={"benchmark": benchmark})
+    assert not needs_cas(more, before)
+    assert measure_fidelity(more, splits, sampler, tmp_path) == before
 
 
 def test_weights_that_were_asked_for_must_be_there(quick, splits, sampler, tmp_path):

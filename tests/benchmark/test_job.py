@@ -1,6 +1,7 @@
 """The main job in process, on the colour squares of conftest.py."""
 
 import json
+import shutil
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
@@ -12,6 +13,7 @@ import torch
 
 from signforge.benchmark import job as job_module
 from signforge.benchmark.arms import ARMS, ArmContext, ArmSetup
+from signforge.benchmark.estimate import dry_run
 from signforge.benchmark.folder import read_rows
 from signforge.benchmark.job import JobDisplay, find_generator, run_main_job
 from signforge.benchmark.runner import GENERATOR, run_in_process, unfinished_file
@@ -273,6 +275,41 @@ def test_a_foreign_generator_is_refused_before_anything_is_written(
     with pytest.raises(SignforgeError, match="trained on other images"):
         run_main_job(job_config, other_train(splits), tmp_path / "run", generator=generator)
     assert not (tmp_path / "run").exists()
+
+
+def test_another_config_or_generator_is_refused_before_anything_of_the_folder_changes(
+    tmp_path: Path, job_config: Config, splits: PreparedSplits, finished: Path
+) -> None:
+    run, other = tmp_path / "run", tmp_path / "other"
+    seed = job_config.gan.model_copy(update={"seed": 9})
+    run_training(job_config.model_copy(update={"gan": seed}), splits, other)
+    shutil.copytree(finished, run)
+    before = {path: path.read_bytes() for path in run.rglob("*") if path.is_file()}
+    gan = job_config.gan.model_copy(update={"total_kimg": 0.16})
+    longer = job_config.model_copy(update={"gan": gan})
+    for refuse in (
+        lambda: run_main_job(longer, splits, run),
+        lambda: dry_run(longer, splits, run),
+    ):
+        with pytest.raises(SignforgeError, match=r"gan\.total_kimg was 0\.08, is 0\.16"):
+            refuse()
+    with pytest.raises(SignforgeError, match="rows made with another generator"):
+        run_main_job(job_config, splits, run, generator=other)
+    assert {path: path.read_bytes() for path in run.rglob("*") if path.is_file()} == before
+
+
+def test_a_generator_from_elsewhere_must_be_named_again(
+    tmp_path: Path, job_config: Config, splits: PreparedSplits, generator: Path
+) -> None:
+    config = with_arms(job_config, "real", "synthetic")
+    run_main_job(config, splits, tmp_path, generator=generator)
+    messages: list[str] = []
+    display = JobDisplay(message=messages.append)
+    with pytest.raises(SignforgeError, match=r"a generator from elsewhere .* with --generator"):
+        run_main_job(config, splits, tmp_path, display=display)
+    assert messages == []
+    assert not (tmp_path / GENERATOR).exists()
+    run_main_job(with_arms(job_config, "real", "oversample"), splits, tmp_path)
 
 
 def test_stopped_while_the_gan_trains(

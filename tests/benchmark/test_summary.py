@@ -124,6 +124,18 @@ def test_contenders_are_chosen_over_the_seeds_that_all_of_them_have(measured):
     assert summarised((some, preds, target, arms)).best_cheap == "oversample"
 
 
+def test_an_arm_tried_with_one_seed_takes_no_place_from_one_with_more(measured):
+    rows, preds, target, arms = measured
+    some = [
+        {**r, "val_macro_accuracy": 1.0} if r["arm"] == "weighted" else r
+        for r in rows
+        if (r["arm"], r["seed"]) not in (("weighted", 1), ("weighted", 2))
+    ]
+    assert summarised((some, preds, target, arms)).best_cheap == "oversample"
+    alone = [r for r in some if r["seed"] == 0]
+    assert summarised((alone, preds, target, arms)).best_cheap == "weighted"
+
+
 def test_an_arm_that_shares_no_seed_with_real_hides_no_other(measured):
     rows, preds, target, arms = measured
     moved = [

@@ -70,7 +70,7 @@ def test_two_contenders_are_corrected_for_being_two():
 
 def test_no_measurable_difference_says_how_many_seeds_would_show_one():
     found = generative(NONE, NONE)
-    said = verdict(cheap(DOWN), found)
+    said = verdict(cheap((-0.003, -0.011, 0.004, 0.3)), found)
     assert said.startswith(
         "No measurable difference: neither `oversample` nor `synthetic` raised macro accuracy"
     )
@@ -78,6 +78,29 @@ def test_no_measurable_difference_says_how_many_seeds_would_show_one():
     one, small = (seeds_needed(found.over_real, effect) for effect in (0.01, 0.003))
     assert f"to find 1 point in 80 % of cases would take about {one} seeds" in said
     assert said.endswith(f"to find 0.30 points about {small} seeds.")
+
+
+def test_a_loser_beside_one_that_made_no_difference_is_named_as_losing():
+    for said in (
+        verdict(cheap(NONE), Contender("synthetic", gain(DOWN), gain(DOWN))),
+        verdict(Contender("synthetic", gain(DOWN)), Contender("oversample", gain(NONE))),
+    ):
+        assert said.startswith(
+            "No remedy raised macro accuracy over plain training (`real`) for sure: `synthetic` "
+            "made it worse, by -1.00 points (95 % interval -1.60 to -0.40, p = 0.002, over 3 "
+            "seeds and test images), and `oversample` changed it by +0.30 points"
+        )
+        assert said.endswith(" seeds.")
+
+
+def test_only_a_sure_loser_is_called_worse():
+    barely = (-0.01, -0.02, -0.0001, 0.045)
+    said = verdict(cheap(barely), generative(barely, NONE))  # 0.09 when corrected
+    assert said.startswith("No measurable difference: neither ")
+    said = verdict(cheap(DOWN, seeds=1), generative(DOWN, NONE))
+    assert said.startswith("No remedy raised macro accuracy over plain training (`real`) for sure")
+    assert "`synthetic` made it worse" in said
+    assert "`oversample` made it worse" not in said
 
 
 def test_more_test_images_are_asked_for_where_no_number_of_seeds_would_do():

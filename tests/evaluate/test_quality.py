@@ -13,6 +13,7 @@ from signforge.evaluate.fidelity import (
     draw_samples,
     fidelity_report,
     judge_images,
+    kid,
     label_agreement,
 )
 from signforge.evaluate.memorization import memorization_report, pixels
@@ -142,6 +143,27 @@ def test_every_figure_is_of_the_images_that_its_name_says(
     whole = fidelity_report(sampler, extractor, tracks, others, seed=3)
     for name in ("fd", "fd_floor", "kid", "kid_floor"):
         assert values[name] == pytest.approx(getattr(whole, name), rel=1e-4)
+
+
+def test_a_class_with_too_few_training_images_has_floors_without_copies(
+    extractor: FeatureExtractor, train: LabeledImages, reference: LabeledImages
+) -> None:
+    kept = torch.cat(
+        [torch.arange(len(train))[train.labels != 2], (train.labels == 2).nonzero()[:6, 0]]
+    )
+    few = train.subset(kept)
+    report = quality_report(Replay(train), extractor, reference, few, seed=3)
+    judged = judge_images(Replay(train), extractor, reference, few, seed=3)
+    rows = judged.floor_rows
+    assert judged.repeated.tolist() == [int(row) in rows[:i].tolist() for i, row in enumerate(rows)]
+    assert int(judged.repeated.sum()) == 25 - 6
+    floor, floor_labels = judged.floor[~judged.repeated], few.labels[rows[~judged.repeated]]
+    assert report.fidelity.kid_floor == pytest.approx(kid(judged.real, floor), rel=1e-6)
+    kids = class_kids(judged.real, judged.labels, floor, floor_labels, 4)
+    assert report.classes.kid_floor == pytest.approx(kids, rel=1e-6)
+    assert [fd is None for fd in report.classes.fd_floor] == [False, False, True, False]
+    assert report.coverage is not None
+    assert report.coverage.floor == coverage_report(judged.real, floor, k=NEIGHBOURS)
 
 
 def test_a_class_that_replays_one_image_stands_out(
