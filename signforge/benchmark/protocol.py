@@ -102,8 +102,8 @@ def fidelity_note(record: RunRecord) -> str:
         return "No generator took part." if none else "Not measured in this run."
     lines = [
         f"{fidelity['n']:,} samples against as many validation images, with their labels; the "
-        "floor is as many training images of other groups (of a class that has fewer, some twice, "
-        f"but for KID and balls). Extractor: {fidelity['extractor']}, "
+        f"floor is as many training images of other groups{_repeats(fidelity)}. Extractor: "
+        f"{fidelity['extractor']}, "
         "trained on the training split alone, SHA-256 "
         f"`{fidelity['extractor_sha256'][:12]}`; it has seen the images of the floor, so that a "
         "ratio near 1 says that samples look like training images, not like new ones.",
@@ -112,6 +112,18 @@ def fidelity_note(record: RunRecord) -> str:
         _inception_line(fidelity),
     ]
     return " ".join(lines)
+
+
+def _repeats(fidelity: Mapping[str, Any]) -> str:
+    repeats = fidelity.get("floor_repeats")  # files of signforge 0.1.0 do not tell
+    if repeats is None:
+        return " (some of them twice, where a class has fewer than validation images)"
+    if repeats == 0:
+        return ""
+    return (
+        f" ({repeats:,} of them once more, in classes that have fewer; KID and balls leave these "
+        "out, and such classes have no FD floor of their own)"
+    )
 
 
 def _coverage_lines(fidelity: Mapping[str, Any]) -> list[str]:

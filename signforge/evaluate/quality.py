@@ -62,6 +62,7 @@ class QualityReport:
     real_agreement: label agreement of the reference's own images, of each class.
     coverage: None where the reference has too few images of other groups for ``NEIGHBOURS``.
     memorization: by the extractor's features; memorization_pixels: by the images themselves.
+    floor_repeats: rows of the floor that hold an image once more, for want of others of its class.
     """
 
     fidelity: FidelityReport
@@ -71,6 +72,7 @@ class QualityReport:
     coverage: Coverage | None
     memorization: MemorizationReport
     memorization_pixels: MemorizationReport
+    floor_repeats: int
 
     def as_dict(self) -> dict[str, Any]:
         """JSON-ready: the keys of ``FidelityReport``, and one for each further part."""
@@ -85,6 +87,7 @@ class QualityReport:
                 "coverage": list(coverage.pop("per_class")) if coverage else None,
                 "coverage_floor": list(coverage.pop("per_class_floor")) if coverage else None,
             },
+            "floor_repeats": self.floor_repeats,
             "coverage": coverage,
             "memorization": {
                 "features": self.memorization.as_dict(),
@@ -132,6 +135,7 @@ def quality_report(
             labels,
             as_rows=pixels,
         ),
+        floor_repeats=int(judged.repeated.sum()),
     )
 
 

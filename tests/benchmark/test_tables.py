@@ -204,7 +204,13 @@ def test_unknown_inception_weights_are_said(run_dir):
         "inception": {**record.fidelity["inception"], "known_weights": True},
     }
     assert "unknown" not in fidelity_note(dataclasses.replace(record, fidelity=known))
-    few = {**record.fidelity, "coverage": None}
+    for repeats, said in ((None, "(some of them twice, "), (3, "(3 of them once more, ")):
+        told = {**record.fidelity, "floor_repeats": repeats}
+        assert said in fidelity_note(dataclasses.replace(record, fidelity=told))
+    few = {**record.fidelity, "floor_repeats": 0, "coverage": None}
+    assert "training images of other groups. Extractor" in fidelity_note(
+        dataclasses.replace(record, fidelity=few)
+    )
     assert "Too few groups" in fidelity_note(dataclasses.replace(record, fidelity=few))
 
 

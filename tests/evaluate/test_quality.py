@@ -83,6 +83,7 @@ def test_the_parts_are_what_each_of_them_says(
     }
     assert json.loads(json.dumps(values, allow_nan=False)) == values
     assert values["per_class"]["n"] == [25] * 4
+    assert values["floor_repeats"] == 0
     assert all(len(values["per_class"][key]) == 4 for key in values["per_class"])
 
 
@@ -156,7 +157,7 @@ def test_a_class_with_too_few_training_images_has_floors_without_copies(
     judged = judge_images(Replay(train), extractor, reference, few, seed=3)
     rows = judged.floor_rows
     assert judged.repeated.tolist() == [int(row) in rows[:i].tolist() for i, row in enumerate(rows)]
-    assert int(judged.repeated.sum()) == 25 - 6
+    assert int(judged.repeated.sum()) == report.as_dict()["floor_repeats"] == 25 - 6
     floor, floor_labels = judged.floor[~judged.repeated], few.labels[rows[~judged.repeated]]
     assert report.fidelity.kid_floor == pytest.approx(kid(judged.real, floor), rel=1e-6)
     kids = class_kids(judged.real, judged.labels, floor, floor_labels, 4)
