@@ -8,7 +8,6 @@ from signforge.benchmark.clusters import Clustering
 from signforge.benchmark.record import RunRecord
 from signforge.benchmark.summary import Summary
 from signforge.config import BenchmarkConfig
-from signforge.environment import hardware_line
 
 OLD_FIDELITY = (
     "Figures of each class, precision, recall, density, coverage and memorisation were not "
@@ -168,10 +167,8 @@ def _inception_line(fidelity: Mapping[str, Any]) -> str:
 
 def environment_lines(record: RunRecord) -> list[str]:
     """What the run was made with; the commands that repeat it are not among them."""
-    environment = record.environment
-    versions = ", ".join(f"{k} {v}" for k, v in environment["versions"].items() if v)
     lines = [
-        f"{hardware_line(environment)}; {versions}.",
+        *(f"{environment}." for environment in record.environments),
         f"Last row finished {record.finished_at}.",
     ]
     if record.commits:

@@ -11,6 +11,7 @@ from signforge.benchmark.folder import read_predictions, read_rows, read_target
 from signforge.benchmark.report import write_report
 from signforge.benchmark.runner import run_benchmark
 from signforge.benchmark.tables import arms_table
+from signforge.environment import describe_environment, hardware_line
 
 
 @pytest.fixture(scope="module")
@@ -118,12 +119,15 @@ def test_a_benchmark_cut_short_is_reported_as_such(tmp_path, config, splits, sam
 
 
 def test_more_seeds_for_some_arms_join_the_report_of_the_others(tmp_path, config, splits, sampler):
-    def run(command, **keys):
+    here = describe_environment("cpu")
+    elsewhere = {**here, "hardware": {**here["hardware"], "cpu": "Another CPU"}}
+
+    def run(command, environment=elsewhere, **keys):
         benchmark = config.benchmark.model_copy(update=keys)
         values = config.model_copy(update={"benchmark": benchmark})
-        run_benchmark(values, splits, sampler, tmp_path, command=command)
+        run_benchmark(values, splits, sampler, tmp_path, command=command, environment=environment)
 
-    run("first", arms=("real", "oversample", "synthetic"))
+    run("first", environment=here, arms=("real", "oversample", "synthetic"))
     run("second", arms=("synthetic", "real"), seeds=1, first_seed=2)
     run("second", arms=("synthetic", "real"), seeds=1, first_seed=2)
     summary = write_report(tmp_path)
@@ -138,5 +142,7 @@ def test_more_seeds_for_some_arms_join_the_report_of_the_others(tmp_path, config
     assert "Not finished" not in text
     assert "- To repeat: `first`\n- To repeat: `second`" in text
     assert text.count("`second`") == 1
+    for machine in (here, elsewhere):
+        assert text.count(f"- {hardware_line(machine)}; python ") == 1
     html = (tmp_path / "report.html").read_text(encoding="utf-8")
     assert "<pre>first\nsecond</pre>" in html
