@@ -124,20 +124,21 @@ class SyntheticPool:
     def set_epoch(self, epoch: int, *, track: Track = no_progress) -> None:
         """Redraws the blocks whose content at ``epoch`` (>= 0) differs from what they hold.
 
-        Raises SignforgeError in a copy of the pool (a loader worker's), which has no sampler.
+        Raises SignforgeError in a copy of the pool, such as a loader worker's: pickled ones have no
+        sampler, and whatever a forked one writes appears in the pool that it was forked from.
         """
         if epoch < 0:
             raise SignforgeError(f"epoch must be 0 or more, got {epoch}.")
+        if self._sampler is None or not self._memory.is_own:
+            raise SignforgeError(
+                "This is a copy of the data set, without the generator: call set_epoch on the "
+                "data set in the process that made it."
+            )
         due = {
             block: times
             for block, held in enumerate(self._redraws)
             if (times := redraws(block, epoch, self._num_blocks, self._refresh)) != held
         }
-        if due and self._sampler is None:
-            raise SignforgeError(
-                "This is a copy of the data set, without the generator: call set_epoch on the "
-                "data set in the process that made it."
-            )
         for block in track(due, "Drawing synthetic images", len(due)):
             self._fill(block, due[block])
             self._redraws[block] = due[block]

@@ -37,32 +37,48 @@ class PoolImages:
         multiprocessing hands it over as a view of the same memory, but would copy the tensor.
         Plain ``pickle`` copies the pixels. Copies of images on an accelerator are black.
     place: "memory", "file" or "device".
+    own: whether it is this process that may write to them.
     """
 
-    def __init__(self, tensor: Tensor, place: Place, descriptor: int | None = None) -> None:
+    def __init__(
+        self, tensor: Tensor, place: Place, descriptor: int | None = None, *, own: bool = True
+    ) -> None:
         self.tensor = tensor
         self.place = place
         self._descriptor = descriptor
+        self._owner = os.getpid() if own else None
         if descriptor is not None:
             weakref.finalize(self, os.close, descriptor)
 
+    @property
+    def is_own(self) -> bool:
+        """False where another process made the memory: forked, or handed over."""
+        return self._owner == os.getpid()
+
     def __reduce__(self) -> tuple[Callable[..., "PoolImages"], tuple[Any, ...]]:
-        tensor = self.tensor
-        if tensor.device.type != "cpu":  # no worker may touch the device: zeros without memory
-            tensor = torch.zeros((1, 1, 1, 1), dtype=torch.uint8).expand(tensor.shape)
-        return PoolImages, (tensor, self.place)
+        return PoolImages, (self._carried(), self.place)
+
+    def _carried(self) -> Tensor:
+        if self.tensor.device.type == "cpu":
+            return self.tensor
+        # no worker may touch the device: zeros without memory
+        return torch.zeros((1, 1, 1, 1), dtype=torch.uint8).expand(self.tensor.shape)
 
 
 def _shared(images: PoolImages) -> tuple[Callable[..., PoolImages], tuple[Any, ...]]:
     """How multiprocessing pickles ``images`` for a process that is to attach to their memory."""
     if images._descriptor is None:  # torch shares ordinary tensors by itself
-        return images.__reduce__()
+        return _handed_over, (images._carried(), images.place)
     handle = reduction.DupFd(images._descriptor)
     return _attached, (handle, tuple(images.tensor.shape), images.place)
 
 
 def _attached(handle: Any, shape: tuple[int, ...], place: Place) -> PoolImages:
-    return _mapped(handle.detach(), shape, place)
+    return _mapped(handle.detach(), shape, place, own=False)
+
+
+def _handed_over(tensor: Tensor, place: Place) -> PoolImages:
+    return PoolImages(tensor, place, own=False)
 
 
 reduction.register(PoolImages, _shared)
@@ -102,7 +118,9 @@ def allocate_images(
     return _mapped(_disk_file(num_bytes, folder or Path(tempfile.gettempdir())), shape, "file")
 
 
-def _mapped(descriptor: int, shape: tuple[int, ...], place: Place) -> PoolImages:
+def _mapped(
+    descriptor: int, shape: tuple[int, ...], place: Place, *, own: bool = True
+) -> PoolImages:
     # The tensor keeps the mapping alive, which does not need the descriptor.
     num_bytes = math.prod(shape)
     try:
@@ -110,7 +128,8 @@ def _mapped(descriptor: int, shape: tuple[int, ...], place: Place) -> PoolImages
     except OSError as error:
         os.close(descriptor)
         raise _no_room(num_bytes, "address space", str(error.strerror), _FEWER) from None
-    return PoolImages(torch.frombuffer(memory, dtype=torch.uint8).view(shape), place, descriptor)
+    tensor = torch.frombuffer(memory, dtype=torch.uint8).view(shape)
+    return PoolImages(tensor, place, descriptor, own=own)
 
 
 def _memory_file(num_bytes: int) -> int:

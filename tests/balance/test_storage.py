@@ -1,6 +1,7 @@
 import copy
 import gc
 import math
+import multiprocessing
 import os
 import pickle
 import resource
@@ -104,6 +105,7 @@ def test_multiprocessing_hands_over_the_memory_itself(tmp_path, cap):
     finally:
         resource_sharer.stop(5)
     assert mappings(mark) == maps + 3
+    assert [each.is_own for each in (images, twin, grandchild)] == [True, False, False]
     images.tensor[1] = 5
     assert torch.equal(twin.tensor, images.tensor)
     assert twin.place == images.place
@@ -117,6 +119,7 @@ def test_any_other_copy_is_independent(tmp_path, cap, duplicate):
     images = allocate(tmp_path, memory_cap_mib=cap)
     images.tensor.fill_(7)
     twin = duplicate(images)
+    assert twin.is_own
     images.tensor[0] = 1
     assert torch.equal(twin.tensor, torch.full((4, 3, 8, 10), 7, dtype=torch.uint8))
 
@@ -132,11 +135,25 @@ def test_copies_of_images_on_a_device_are_black_and_small():
     assert not twin.tensor[torch.tensor([0, 999_999])].any()
 
 
+@pytest.mark.filterwarnings("ignore:.*multi-threaded")
+def test_a_forked_process_does_not_own_what_it_inherits(tmp_path):
+    images = allocate(tmp_path)
+    context = multiprocessing.get_context("fork")
+    answers = context.SimpleQueue()
+    child = context.Process(target=lambda: answers.put(images.is_own))
+    child.start()
+    child.join()
+    assert answers.get() is False
+    assert images.is_own
+
+
 def test_no_images_at_all(tmp_path):
     for cap in (0, 1):
         images = allocate_images(0, (8, 8), memory_cap_mib=cap, folder=tmp_path)
         assert images.tensor.shape == (0, 3, 8, 8)
-        assert pickle.loads(ForkingPickler.dumps(images)).tensor.shape == (0, 3, 8, 8)
+        twin = pickle.loads(ForkingPickler.dumps(images))
+        assert twin.tensor.shape == (0, 3, 8, 8)
+        assert (images.is_own, twin.is_own) == (True, False)
 
 
 @pytest.mark.parametrize("cap", [-1, math.nan])

@@ -5,9 +5,17 @@ from pathlib import Path
 
 import pytest
 import torch
-from torch.utils.data import BatchSampler, DataLoader, DistributedSampler, StackDataset, Subset
+from torch.utils.data import (
+    BatchSampler,
+    DataLoader,
+    DistributedSampler,
+    StackDataset,
+    Subset,
+    get_worker_info,
+)
 
 from signforge.balance.dataset import SyntheticBalancedDataset
+from signforge.errors import SignforgeError
 from support.processes import FORKS
 
 EPOCHS = (0, 1, 4)
@@ -129,6 +137,32 @@ def test_workers_that_live_for_an_epoch(make_balanced, expected):
     for epoch in EPOCHS[::2]:
         dataset.set_epoch(epoch)
         assert torch.equal(torch.cat([images for images, *_ in loader]), expected[epoch])
+
+
+def set_another_epoch(_):
+    get_worker_info().dataset.set_epoch(4)
+
+
+@pytest.mark.parametrize("start_method", ["fork", FORKS], ids=["fork", "forkserver"])
+def test_a_worker_that_sets_the_epoch_is_refused_and_changes_nothing(
+    make_balanced, expected, start_method
+):
+    dataset = make_balanced()
+    loader = DataLoader(
+        dataset,
+        batch_size=N,
+        num_workers=1,
+        multiprocessing_context=start_method,
+        worker_init_fn=set_another_epoch,
+    )
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message=".*fork.*", category=DeprecationWarning)
+        with pytest.raises(SignforgeError, match="a copy of the data set, without the generator"):
+            next(iter(loader))
+    assert dataset.epoch == 0
+    for epoch in (0, 4):
+        dataset.set_epoch(epoch)
+        assert torch.equal(torch.stack([dataset[i][0] for i in range(N)]), expected[epoch])
 
 
 @pytest.mark.skipif(not Path("/proc/self/fd").is_dir(), reason="looks into Linux's /proc")
