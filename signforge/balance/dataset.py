@@ -217,8 +217,14 @@ class SyntheticBalancedDataset(Dataset[tuple[Any, ...]]):
         return rows
 
     def set_epoch(self, epoch: int, *, track: Track = no_progress) -> None:
-        """Brings in the synthetic images of ``epoch`` (>= 0); any order of epochs will do."""
+        """Brings in the synthetic images of ``epoch`` (>= 0); any order of epochs will do.
+
+        A ``set_epoch`` that ``real`` has is called as well.
+        """
         self._pool.set_epoch(epoch, track=track)
+        set_epoch_of_real = getattr(self.real, "set_epoch", None)
+        if callable(set_epoch_of_real):
+            set_epoch_of_real(epoch)
         self._warn_of_rejections()
 
     def is_synthetic(self, index: int) -> bool:

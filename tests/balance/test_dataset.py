@@ -10,6 +10,7 @@ from torchvision.transforms import functional as TF
 from torchvision.transforms import v2
 
 from signforge.balance.dataset import SyntheticBalancedDataset
+from signforge.balance.relit_images import RelitImages
 from signforge.config import GanConfig
 from signforge.errors import SignforgeError
 from signforge.gan.sampler import GeneratorCard, build_generator, save_sampler
@@ -193,6 +194,25 @@ def test_epochs_may_be_skipped_and_revisited(balanced, make_real, make_sampler):
         other.set_epoch(epoch)
     assert other.epoch == 5
     assert all(equal(other[i], balanced[i]) for i in range(36))
+
+
+def painted(images, seed):
+    return images.fill_(seed % 256)
+
+
+def test_real_data_that_change_by_epoch_are_told_the_epoch(make_real, make_sampler):
+    relit = RelitImages(make_real(), painted, share=1.0)
+    dataset = SyntheticBalancedDataset(relit, make_sampler(), **SEEDS)
+    reds = set()
+    for epoch in (0, 3, 0):
+        dataset.set_epoch(epoch)
+        assert equal(dataset[4], relit[4])
+        reds.add(int(dataset[4][0][0, 0, 0]))
+    assert len(reds) == 2
+    twin = pickle.loads(pickle.dumps(dataset))
+    with pytest.raises(SignforgeError, match="without the generator"):
+        twin.set_epoch(3)
+    assert equal(twin[4], dataset[4])
 
 
 def test_generator_may_be_a_run_directory(make_real, tmp_path):

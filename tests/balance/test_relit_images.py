@@ -1,11 +1,17 @@
+import copy
+import pickle
+import warnings
+
 import pytest
 import torch
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, get_worker_info
 
+from signforge.balance import storage
 from signforge.balance.lighting import BorrowedLight
 from signforge.balance.relit_images import RelitImages
 from signforge.data.images import LabeledImages
 from signforge.errors import SignforgeError
+from support.processes import FORKS
 
 
 @pytest.fixture(scope="module")
@@ -69,6 +75,72 @@ def test_workers_see_the_images_of_the_epoch(real):
     dataset.set_epoch(2)
     batches = DataLoader(dataset, batch_size=50, num_workers=2)
     assert torch.equal(torch.cat([images for images, _ in batches]), pixels(dataset))
+
+
+@pytest.mark.parametrize("start_method", ["fork", FORKS], ids=["fork", "forkserver"])
+def test_persistent_workers_see_the_images_of_every_epoch(real, start_method):
+    dataset = RelitImages(real, BorrowedLight.of(real.images, real.labels))
+    loader = DataLoader(
+        dataset,
+        batch_size=50,
+        num_workers=1,
+        multiprocessing_context=start_method,
+        persistent_workers=True,
+    )
+    seen = []
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message=".*fork.*", category=DeprecationWarning)
+        for epoch in (0, 3):
+            dataset.set_epoch(epoch)
+            seen.append(torch.cat([images for images, _ in loader]))
+            assert torch.equal(seen[-1], pixels(dataset))
+    assert not torch.equal(*seen)
+
+
+def set_another_epoch(_):
+    get_worker_info().dataset.set_epoch(4)
+
+
+@pytest.mark.parametrize("start_method", ["fork", FORKS], ids=["fork", "forkserver"])
+def test_a_worker_that_sets_the_epoch_is_refused_and_changes_nothing(real, start_method):
+    dataset = RelitImages(real, BorrowedLight.of(real.images, real.labels))
+    before = pixels(dataset)
+    loader = DataLoader(
+        dataset,
+        num_workers=1,
+        multiprocessing_context=start_method,
+        worker_init_fn=set_another_epoch,
+    )
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message=".*fork.*", category=DeprecationWarning)
+        with pytest.raises(SignforgeError, match="a copy of the data set: call set_epoch on"):
+            next(iter(loader))
+    assert torch.equal(pixels(dataset), before)
+
+
+@pytest.mark.parametrize("duplicate", [copy.deepcopy, lambda x: pickle.loads(pickle.dumps(x))])
+def test_any_other_copy_has_its_own_epochs(real, duplicate):
+    dataset = RelitImages(real, BorrowedLight.of(real.images, real.labels))
+    before = pixels(dataset)
+    twin = duplicate(dataset)
+    assert torch.equal(pixels(twin), before)
+    twin.set_epoch(4)
+    assert torch.equal(pixels(dataset), before)
+    dataset.set_epoch(4)
+    assert torch.equal(pixels(twin), pixels(dataset))
+
+
+def test_changing_an_item_leaves_the_data_set_alone(real):
+    dataset = RelitImages(real, BorrowedLight.of(real.images, real.labels))
+    before = pixels(dataset)
+    dataset[3][0].zero_()
+    assert torch.equal(pixels(dataset), before)
+
+
+def test_no_room_is_one_sentence(real, monkeypatch):
+    monkeypatch.setattr(storage, "_free_memory", lambda: 0)
+    with pytest.raises(SignforgeError, match=r"that RelitImages takes beside the real images: "):
+        RelitImages(real, BorrowedLight.of(real.images, real.labels))
 
 
 def test_what_is_no_relit_image_is_refused(real):
