@@ -90,7 +90,8 @@ def detect_form(items: Sequence[Sequence[Any]]) -> ItemForm:
 
     Images may be uint8 or float tensors (3, H, W), floats in [0, 1]; PIL images of mode RGB;
     uint8 numpy arrays (H, W, 3). Raises SignforgeError for any other form, for floats outside
-    [0, 1] (which an earlier transform has normalised) and for items that differ in form.
+    [0, 1] (which an earlier transform has normalised), for tensors that are not on the CPU, where
+    synthetic items are made, and for items that differ in form.
     """
     forms = [_form_of(image, label) for image, label in items]
     first = forms[0]
@@ -123,6 +124,13 @@ def same_image(one: Any, other: Any) -> bool:
 
 
 def _form_of(image: Any, label: Any) -> ItemForm:
+    for part, name in ((image, "images"), (label, "labels")):
+        if isinstance(part, Tensor) and part.device.type != "cpu":
+            raise SignforgeError(
+                f"The data set gives {name} on {part.device}, with which synthetic items cannot "
+                "share a batch: let it give tensors on the CPU (.cpu()) and move whole batches, or "
+                "use OnDeviceLoader."
+            )
     label_kind: LabelKind = "int"
     label_dtype: torch.dtype | np.dtype[Any] | None = None
     if isinstance(label, Tensor):

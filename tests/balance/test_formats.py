@@ -75,6 +75,16 @@ def test_forms_that_cannot_be_matched(image, message):
         detect_form([(image, 0)])
 
 
+@pytest.mark.parametrize("name", ["images", "labels"])
+def test_tensors_on_another_device_are_refused(name):
+    # "meta" is the one device besides the CPU that every machine has
+    there = torch.device("meta")
+    image = PIXELS.to(there) if name == "images" else PIXELS
+    label = torch.tensor(1, device=there) if name == "labels" else torch.tensor(1)
+    with pytest.raises(SignforgeError, match=rf"gives {name} on meta, .* on the CPU \(\.cpu\(\)"):
+        detect_form([(PIXELS, torch.tensor(1)), (image, label)])
+
+
 def test_items_of_different_forms():
     with pytest.raises(SignforgeError, match="as PIL with int labels and as uint8 tensor with int"):
         detect_form([(Image.new("RGB", (4, 4)), 0), (PIXELS, 1)])
