@@ -74,7 +74,9 @@ class Focal:
 
     def __call__(self, logits: Tensor, labels: Tensor) -> Tensor:
         log_p = -F.cross_entropy(logits, labels, reduction="none")
-        return ((-torch.expm1(log_p)).pow(self.gamma) * -log_p).mean()
+        # Where p rounds to 1 the slope of 0^gamma is infinite for gamma < 1, its gradient then NaN.
+        missing = (-torch.expm1(log_p)).clamp(min=torch.finfo(log_p.dtype).tiny)
+        return (missing.pow(self.gamma) * -log_p).mean()
 
 
 @dataclass(frozen=True, eq=False)

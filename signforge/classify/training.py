@@ -16,6 +16,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.nn.utils import get_total_norm
 from torch.utils.data import Dataset, Sampler
 
 from signforge.classify.augment import augment_batch, normalise
@@ -97,8 +98,8 @@ def fit_classifier(
     ``config.device``, in training mode. The global random state is left as it was.
 
     Raises SignforgeError for an empty dataset, items of another kind, labels that the model has
-    no output for, a loss that is not finite (before it reaches the weights), and a checkpoint
-    that cannot be read. Warns of one that cannot be written.
+    no output for, a loss or a gradient that is not finite (before it reaches the weights), and a
+    checkpoint that cannot be read. Warns of one that cannot be written.
     """
     with deterministic(config.deterministic), enough_memory("lower classifier.batch_size"):
         return _fit(model, dataset, config, seed, sampler, loss, ending, checkpoint, track)
@@ -211,14 +212,17 @@ def _train_step(
     step_loss = criterion(logits.float(), labels.to(device, non_blocking=True))
     optimizer.zero_grad(set_to_none=True)
     step_loss.backward()  # type: ignore[no-untyped-call]
-    value = step_loss.item()  # a GPU has all it needs for the gradients by now
-    if not math.isfinite(value):
-        raise SignforgeError(
-            f"The classifier's loss became {value} at step {step + 1} of {config.steps}; "
-            f"lower classifier.learning_rate (now {config.learning_rate:g})."
-        )
+    # Read together: a GPU, which has all it needs for the gradients by now, is waited for once.
+    norm = get_total_norm([p.grad for p in model.parameters() if p.grad is not None])
+    value, steepness = torch.stack([step_loss.detach().reshape(()).to(device), norm]).tolist()
+    for name, number in (("loss", value), ("gradient", steepness)):
+        if not math.isfinite(number):
+            raise SignforgeError(
+                f"The classifier's {name} became {number} at step {step + 1} of {config.steps}; "
+                f"lower classifier.learning_rate (now {config.learning_rate:g})."
+            )
     optimizer.step()
-    return value
+    return float(value)
 
 
 def predict_logits(

@@ -143,6 +143,27 @@ def test_focal_loss_without_focus_is_cross_entropy_and_stays_finite() -> None:
     assert bool(sure.grad.isfinite().all())
 
 
+@pytest.mark.parametrize("gamma", [0.01, 0.5, 0.99, 1.0, 2.0])
+def test_focal_gradient_where_the_probability_rounds_to_one(gamma: float) -> None:
+    """Two classes, q = 1 - p: d/dx of -q^gamma log p is gamma p q^gamma log p - q^(1 + gamma)."""
+    margin = np.array([-30.0, -2.0, 0.0, 3.0, 12.0, 17.0, 40.0, 1000.0])
+    logits = torch.zeros(len(margin), 2)
+    logits[:, 1] = torch.from_numpy(margin)
+    logits.requires_grad_()
+    labels = torch.ones(len(margin), dtype=torch.int64)
+    loss = Focal(gamma)(logits, labels)
+    loss.backward()
+    with np.errstate(over="ignore"):
+        q = 1 / (1 + np.exp(margin))
+    log_p = -np.logaddexp(0, -margin)
+    expected = gamma * np.exp(log_p) * q**gamma * log_p - q ** (1 + gamma)
+    assert logits.grad is not None
+    np.testing.assert_allclose(
+        logits.grad[:, 1].numpy() * len(margin), expected, rtol=1e-3, atol=1e-6
+    )
+    assert loss.item() == pytest.approx((q**gamma * -log_p).mean(), rel=1e-5)
+
+
 def test_margins_are_equation_13() -> None:
     """Cosines z, margins 0.5 at the rarest class and n^(-1/4) elsewhere, scaled by 30."""
     logits, labels = batch()

@@ -206,6 +206,49 @@ def test_a_loss_that_is_not_finite_stops_before_the_update() -> None:
     assert all(torch.equal(before[key], value) for key, value in model.named_parameters())
 
 
+class SteepAtNothing(torch.autograd.Function):
+    """Zero, with a gradient that is not finite: as the square root has at 0."""
+
+    @staticmethod
+    def forward(ctx: object, logits: Tensor) -> Tensor:
+        del ctx
+        return logits.sum() * 0
+
+    @staticmethod
+    def backward(ctx: object, gradient: Tensor) -> Tensor:
+        del ctx
+        return (gradient * math.inf).expand(16, CLASSES)
+
+
+def test_a_gradient_that_is_not_finite_stops_before_the_update() -> None:
+    """The loss tells only after the weights have become NaN."""
+    model = tiny()
+    before = {key: value.clone() for key, value in model.named_parameters()}
+    with pytest.raises(
+        SignforgeError, match=r"gradient became nan at step 1 of 4; lower .*learning_rate"
+    ):
+        fit_classifier(
+            model,
+            squares(40),
+            config=config(),
+            seed=0,
+            loss=lambda logits, _: SteepAtNothing.apply(logits),
+        )
+    assert all(torch.equal(before[key], value) for key, value in model.named_parameters())
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_a_loss_may_have_one_dimension_and_another_type(dtype: torch.dtype) -> None:
+    def loss(logits: Tensor, labels: Tensor) -> Tensor:
+        return F.cross_entropy(logits, labels).to(dtype)[None]
+
+    plain, shaped = tiny(), tiny()
+    expected = fit_classifier(plain, squares(40), config=config(), seed=0)
+    result = fit_classifier(shaped, squares(40), config=config(), seed=0, loss=loss)
+    assert result.final_loss == expected.final_loss
+    assert equal(plain.state_dict(), shaped.state_dict())
+
+
 def test_norms_and_biases_are_not_decayed() -> None:
     """With a loss without gradient only weight decay moves weights."""
     model = tiny()
