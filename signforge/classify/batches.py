@@ -130,6 +130,11 @@ def _collate(items: Sequence[tuple[Any, ...]]) -> Batch | str:
                 "The third member of an item tells whether it is synthetic, a bool, got "
                 f"{describe_image(mark)}; leave it out, or use third_element='is_synthetic'."
             )
+    if marks and len(marks) != len(items):
+        return (
+            f"{len(marks)} of the {len(items)} items of a batch tell whether they are synthetic: "
+            "give all items to train on a third member, or none."
+        )
     synthetic = torch.tensor(marks) if marks else None
     return torch.stack(images), labels, synthetic
 

@@ -398,6 +398,17 @@ class Uneven(Dataset):
         return torch.zeros(3, 10 + index, 16, dtype=torch.uint8), 0
 
 
+class SometimesMarked(Dataset):
+    """Pairs, and triples that say of their image that it is synthetic."""
+
+    def __len__(self) -> int:
+        return 20
+
+    def __getitem__(self, index: int) -> tuple[Tensor | int | bool, ...]:
+        item = (torch.zeros(3, 16, 16, dtype=torch.uint8), 0)
+        return item if index % 2 else (*item, True)
+
+
 @pytest.mark.filterwarnings("ignore:This DataLoader will create", "ignore:.*multi-threaded")
 @pytest.mark.parametrize("workers", [0, 1])
 @pytest.mark.parametrize(
@@ -410,6 +421,7 @@ class Uneven(Dataset):
         (bytes_of(3, 16, 16, label=4), "label 4, but .* 0..3"),
         (bytes_of(3, 16, 16, label=-1), "label -1"),
         (Uneven(), "must all have one size"),
+        (SometimesMarked(), r"of the 16 items of a batch tell .*: give all .* a third member, or"),
     ],
 )
 def test_unfit_items_are_one_sentence(dataset: Dataset, message: str, workers: int) -> None:
