@@ -267,8 +267,9 @@ def _refuse_empty_classes(counts: list[int], names: tuple[str, ...]) -> None:
 
 def _empty_class(label: int, names: tuple[str, ...]) -> str:
     return (
-        f"{describe_class(label, names)} has no real image, so the GAN never saw it and cannot "
-        "draw it; add real images or give sampling_strategy as {class: count} without this class."
+        f"{describe_class(label, names)} has no real image that synthetic ones could be compared "
+        "with or that could stand in for them; add real images or give sampling_strategy as "
+        "{class: count} without this class."
     )
 
 
