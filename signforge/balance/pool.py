@@ -17,6 +17,7 @@ from signforge.balance.gate import Gate, draw_accepted
 from signforge.balance.lighting import Relight, checked_relit
 from signforge.balance.oversampling import repeat_evenly
 from signforge.balance.rows import rows_by_class
+from signforge.balance.shares import exact_share
 from signforge.balance.storage import allocate_images
 from signforge.errors import SignforgeError
 from signforge.gan.sampler import ClassConditionalSampler
@@ -77,8 +78,7 @@ class SyntheticPool:
         device: str = "cpu",
         track: Track = no_progress,
     ) -> None:
-        if not 0 <= refresh <= 1:
-            raise SignforgeError(f"refresh must lie in 0..1, got {refresh}.")
+        self._refresh = exact_share(refresh, "refresh")
         if gate_attempts < 1:
             raise SignforgeError(f"gate_attempts must be at least 1, got {gate_attempts}.")
         num_classes = 1 + max(int(part.max()) for part in (real_labels, labels) if len(part))
@@ -102,7 +102,6 @@ class SyntheticPool:
         self._epoch = _shared(torch.zeros(1, dtype=torch.int64))
         self._num_blocks = num_blocks(len(self._slots))
         self._redraws: list[int | None] = [None] * self._num_blocks
-        self._refresh = Fraction(str(refresh))
         self._seed = seed
         self._sampler: ClassConditionalSampler | None = sampler
         self._gate = gate

@@ -18,6 +18,7 @@ from torch import Tensor
 
 from signforge.balance.plan import POLICIES as POLICIES
 from signforge.balance.plan import BalancePlan, as_plan
+from signforge.balance.shares import exact_share
 from signforge.config import parse_yaml
 from signforge.errors import SignforgeError
 from signforge.files import sha256
@@ -67,10 +68,7 @@ def resolve_sampling_strategy(
     names = tuple(str(name) for name in class_names)
     if len(names) != len(counts):
         raise SignforgeError(f"{len(counts)} class counts but {len(names)} class names were given.")
-    if not 0 <= max_synthetic_fraction <= 1:
-        raise SignforgeError(
-            f"max_synthetic_fraction must lie in 0..1, got {max_synthetic_fraction}."
-        )
+    share = exact_share(max_synthetic_fraction, "max_synthetic_fraction")
     plan = as_plan(strategy)
     if plan is None:
         targets = _targets(strategy, counts, names)
@@ -79,7 +77,6 @@ def resolve_sampling_strategy(
         plan.check(names)
         targets = _mapping_targets(plan.counts(), counts, names, "balance plan")
         oversampled = plan.oversampled().tolist()
-    share = Fraction(str(max_synthetic_fraction))  # exact: 0.9 as a float is not 9/10
     most = [
         None if repeated else _most_with_cap(count, share)
         for count, repeated in zip(counts, oversampled, strict=True)

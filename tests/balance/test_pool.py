@@ -70,7 +70,7 @@ def test_after_one_round_nothing_is_left(make_pool):
     assert (pool.images != before).flatten(1).any(dim=1).all()
 
 
-@pytest.mark.parametrize(("refresh", "changes"), [(0.0, False), (1.0, True)])
+@pytest.mark.parametrize(("refresh", "changes"), [(0.0, False), (1.0, True), (True, True)])
 def test_extremes_of_refresh(make_pool, refresh, changes):
     pool = make_pool(refresh=refresh)
     before = pool.images.clone()
@@ -195,6 +195,8 @@ def test_failed_drawing_is_made_good_at_the_next_call(make_pool, make_sampler):
 def test_bad_options(make_pool):
     with pytest.raises(SignforgeError, match=r"refresh must lie in 0\.\.1, got 1.5"):
         make_pool(refresh=1.5)
+    with pytest.raises(SignforgeError, match=r"refresh must lie in 0\.\.1, got None"):
+        make_pool(refresh=None)
     with pytest.raises(SignforgeError, match="gate_attempts must be at least 1"):
         make_pool(gate_attempts=0)
     with pytest.raises(SignforgeError, match="epoch must be 0 or more, got -1"):

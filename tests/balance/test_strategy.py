@@ -76,7 +76,8 @@ def test_yaml_file_of_counts(tmp_path: Path):
 
 
 @pytest.mark.parametrize(
-    ("fraction", "expected"), [(0.0, 10), (0.5, 20), (0.9, 100), (0.99, 1000), (1.0, 1000)]
+    ("fraction", "expected"),
+    [(0.0, 10), (0.5, 20), (0.9, 100), (0.99, 1000), (1.0, 1000), (True, 1000)],
 )
 def test_cap_by_hand(fraction, expected):
     assert resolve("auto", (10, 1000), NAMES[:2], max_synthetic_fraction=fraction)[0] == expected
@@ -170,7 +171,7 @@ def test_bad_yaml_file(tmp_path: Path, text, message):
         resolve(file)
 
 
-@pytest.mark.parametrize("fraction", [-0.1, 1.1, float("nan")])
+@pytest.mark.parametrize("fraction", [-0.1, 1.1, float("nan"), None])
 def test_bad_cap(fraction):
     with pytest.raises(SignforgeError, match=r"max_synthetic_fraction must lie in 0\.\.1"):
         resolve("auto", max_synthetic_fraction=fraction)
