@@ -7,7 +7,7 @@ Real items come first and untouched; synthetic items follow in the same form, fr
 import operator
 import os
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal, TypeAlias, get_args
@@ -89,7 +89,7 @@ class SyntheticBalancedDataset(Dataset[tuple[Any, ...]]):
         generator: str | os.PathLike[str] | ClassConditionalSampler,
         *,
         sampling_strategy: SamplingStrategy = "auto",
-        labels: Sequence[int] | Tensor | np.ndarray[Any, Any] | None = None,
+        labels: Iterable[int] | Tensor | np.ndarray[Any, Any] | None = None,
         class_names: Sequence[str] | None = None,
         max_synthetic_fraction: float = 1.0,
         gate: Gate | None = None,

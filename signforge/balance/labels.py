@@ -4,7 +4,7 @@ Labels are read where data sets usually keep them and compared with real items; 
 """
 
 import operator
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Set
 from typing import Any
 
 import numpy as np
@@ -21,7 +21,7 @@ _CLASSES_CHECKED = 100
 
 def find_labels(
     dataset: Dataset[Any],
-    labels: Sequence[int] | Tensor | np.ndarray[Any, Any] | None = None,
+    labels: Iterable[int] | Tensor | np.ndarray[Any, Any] | None = None,
     *,
     track: Track = no_progress,
 ) -> Tensor:
@@ -37,7 +37,7 @@ def find_labels(
     """
     n = _length(dataset)
     if labels is not None:
-        found = _as_labels(labels)
+        found = _as_labels(_listed(labels))
         if found is None:
             raise SignforgeError("labels= must hold one integer per item of the data set.")
         if len(found) != n:
@@ -157,6 +157,13 @@ def _second_of_pairs(values: object) -> list[object] | None:
     if not all(isinstance(pair, (list, tuple)) and len(pair) == 2 for pair in values):
         return None
     return [pair[1] for pair in values]
+
+
+def _listed(labels: object) -> object:
+    """A list of what is given in order, such as a column of a table; else ``labels`` itself."""
+    if isinstance(labels, (Tensor, np.ndarray, list, tuple, str, Mapping, Set)):
+        return labels
+    return list(labels) if isinstance(labels, Iterable) else labels
 
 
 def _as_labels(values: object) -> Tensor | None:

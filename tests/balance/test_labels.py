@@ -1,3 +1,7 @@
+from array import array
+from collections import UserList, deque
+from collections.abc import Sequence
+
 import numpy as np
 import pytest
 import torch
@@ -52,6 +56,7 @@ def test_stored_labels_are_found_without_reading_all(attribute, values):
     ("attribute", "values"),
     [
         (None, None),
+        ("labels", dict(enumerate("abcdefghijkl"))),
         ("samples", 12),
         ("targets", ["a"] * 12),
         ("targets", torch.rand(12)),
@@ -73,9 +78,29 @@ def test_what_holds_no_label_per_item_is_passed_over_for_one_pass(attribute, val
     assert seen == [("Reading labels", 12)]
 
 
+class Column(Sequence):
+    """As a data frame or ``datasets`` hands out one."""
+
+    def __len__(self):
+        return len(LABELS)
+
+    def __getitem__(self, index):
+        return LABELS[index]
+
+
 def test_explicit_labels_come_first_in_any_integer_form():
     data = Plain("targets", [0] * 12)
-    for labels in (LABELS, tuple(LABELS), torch.tensor(LABELS), np.array(LABELS)):
+    for labels in (
+        LABELS,
+        tuple(LABELS),
+        torch.tensor(LABELS),
+        np.array(LABELS),
+        array("q", LABELS),
+        deque(LABELS),
+        UserList(LABELS),
+        Column(),
+        map(np.int64, LABELS),
+    ):
         assert find_labels(data, labels).tolist() == LABELS
 
 
@@ -111,6 +136,11 @@ def test_labels_that_the_items_contradict(place):
         ([0.0] * 12, "one integer per item"),
         ([True] * 12, "one integer per item"),
         (np.zeros((12, 1), dtype=int), "one integer per item"),
+        (deque([0.0] * 12), "one integer per item"),
+        ("201120012210", "one integer per item"),
+        (dict.fromkeys(range(12)), "one integer per item"),
+        (set(range(12)), "one integer per item"),
+        (12, "one integer per item"),
     ],
 )
 def test_bad_explicit_labels(labels, message):
