@@ -13,15 +13,24 @@ def draw_images(
 ) -> Tensor:
     """One image per label, int64 (N,) -> uint8 (N, 3, *size) on the CPU, owned by the caller.
 
-    Raises SignforgeError for a sampler that returns another dtype or shape than it should.
+    Raises SignforgeError for a sampler that returns another type or shape than it should.
     """
     side = sampler.resolution
-    images = sampler.sample(labels.clone(), seed)
+    images: object = sampler.sample(labels.clone(), seed)
     expected = (len(labels), 3, side, side)
-    if images.dtype != torch.uint8 or images.shape != expected:
+    if (
+        not isinstance(images, Tensor)
+        or images.dtype != torch.uint8
+        or tuple(images.shape) != expected
+    ):
+        found = (
+            f"{images.dtype} of shape {tuple(images.shape)}"
+            if isinstance(images, Tensor)
+            else type(images).__name__
+        )
         raise SignforgeError(
-            f"The generator's sample() must return uint8 of shape {expected}, "
-            f"returned {images.dtype} of shape {tuple(images.shape)}."
+            f"The generator's sample() must return a tensor of uint8 of shape {expected}, "
+            f"returned {found}."
         )
     # clone: a sampler in inference mode returns tensors that cannot be written to.
     return resize(images, size).cpu().clone()

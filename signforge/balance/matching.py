@@ -1,7 +1,7 @@
 """Whether a generator, the real data and a gate speak of the same classes."""
 
 import os
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -43,7 +43,7 @@ def matching_class_names(
     """The names of the classes: those given, else those that ``real`` has, else the sampler's.
 
     real_labels: int64 (N,), N > 0. Raises SignforgeError where the data and the sampler have
-    other classes.
+    other classes, and for a sampler whose names are none.
     """
     names = tuple(class_names) if class_names is not None else known_class_names(real)
     seen = int(real_labels.max()) + 1
@@ -58,7 +58,7 @@ def matching_class_names(
             "use a generator trained on these classes, or pass class_names= if the real data "
             "lacks images of its last classes."
         )
-    theirs = tuple(sampler.class_names)
+    theirs = _names_of(sampler)
     if names is None:
         return theirs or tuple(str(label) for label in range(num_real))
     if theirs:
@@ -70,6 +70,23 @@ def matching_class_names(
                     "class_names=."
                 )
     return names
+
+
+def _names_of(sampler: ClassConditionalSampler) -> tuple[str, ...]:
+    """One for each class, or none at all."""
+    names: object = sampler.class_names
+    if isinstance(names, str) or not isinstance(names, Iterable):
+        raise SignforgeError(
+            f"The generator's class_names must be a tuple of str, got {names!r}; an empty one says "
+            "that its classes have no names."
+        )
+    found = tuple(names)
+    if len(found) not in (0, sampler.num_classes):
+        raise SignforgeError(
+            f"The generator's class_names holds {len(found)} names, but its num_classes is "
+            f"{sampler.num_classes}; an empty tuple says that its classes have no names."
+        )
+    return found
 
 
 def check_gate_classes(gate: Gate | None, class_names: tuple[str, ...]) -> None:

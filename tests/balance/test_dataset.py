@@ -260,6 +260,26 @@ def test_classes_must_be_the_generators(make_real, make_sampler):
     assert renamed.class_names == other.class_names
 
 
+@pytest.mark.parametrize(
+    ("names", "message"),
+    [
+        (None, "class_names must be a tuple of str, got None"),
+        ("stop", "class_names must be a tuple of str, got 'stop'"),
+        (NAMES[:3], "class_names holds 3 names, but its num_classes is 4"),
+    ],
+    ids=["none", "str", "too few"],
+)
+def test_a_generator_with_names_for_some_classes_or_in_no_tuple(
+    make_real, make_sampler, names, message
+):
+    sampler = make_sampler()
+    sampler.class_names = names
+    with pytest.raises(SignforgeError, match=message):
+        SyntheticBalancedDataset(make_real(), sampler)
+    sampler.class_names = ()
+    assert SyntheticBalancedDataset(make_real(), sampler).class_names == NAMES
+
+
 def test_a_last_class_without_images_is_named(make_real, make_sampler):
     real = make_real((5, 9, 2, 0))
     with pytest.raises(SignforgeError, match=r"class 3 \('ahead'\) has no real image"):

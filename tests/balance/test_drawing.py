@@ -34,6 +34,11 @@ def test_a_sampler_cannot_change_the_labels(make_sampler):
     [
         (lambda labels, _: torch.zeros(len(labels), 3, 8, 8), "returned torch.float32"),
         (lambda *_: torch.zeros(1, 3, 8, 8, dtype=torch.uint8), r"shape \(1, 3, 8, 8\)"),
+        (
+            lambda *_: np.zeros((3, 3, 8, 8), dtype=np.uint8),
+            r"must return a tensor of uint8 .*, returned ndarray\.",
+        ),
+        (lambda *_: None, "returned NoneType"),
     ],
 )
 def test_bad_sampler(make_sampler, bad, message):
