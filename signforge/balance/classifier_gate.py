@@ -51,7 +51,7 @@ class GateCard(Section):
     seed: int
     train_fingerprint: str
     single_group_classes: tuple[int, ...]
-    """Classes whose real images all show one physical sign."""
+    """Classes whose real images all show one physical sign, also where there is one image."""
     weights_sha256: str
 
 
@@ -108,7 +108,8 @@ class ClassifierGate:
         """Share of each class's real training images that pass: float64 (C,).
 
         Each is judged by the one classifier that never saw its group, alone. NaN for a class
-        with fewer than two images. Classes of ``notes`` were judged on signs that are known.
+        with fewer than two images. ``notes`` names these of one image, and the classes that were
+        judged on signs that are known.
         """
         judged = ~self.real_probabilities.isnan()
         labels, num_classes = self.real_labels[judged], len(self.class_names)
@@ -119,13 +120,28 @@ class ClassifierGate:
     @property
     def notes(self) -> tuple[str, ...]:
         """Sentences for the user about what cross-fitting could not keep apart."""
-        if not self.card.single_group_classes:
-            return ()
-        named = ", ".join(self.class_names[label] for label in self.card.single_group_classes)
-        return (
-            f"All training images of {named} show one physical sign, so the gate's classifiers "
-            "know it, and the share of real images that they accept is too high there.",
+        counts = torch.bincount(self.real_labels, minlength=len(self.class_names)).tolist()
+        several, alone = (
+            ", ".join(
+                self.class_names[label]
+                for label in self.card.single_group_classes
+                if (counts[label] > 1) == wanted
+            )
+            for wanted in (True, False)
         )
+        notes = []
+        if several:
+            notes.append(
+                f"All training images of {several} show one physical sign, so the gate's "
+                "classifiers know it, and the share of real images that they accept is too high "
+                "there."
+            )
+        if alone:
+            notes.append(
+                f"All of the gate's classifiers train on the only training image of {alone}, so "
+                "nothing says what share of real images they accept there."
+            )
+        return tuple(notes)
 
     def with_tau(self, tau: float) -> Self:
         """The same classifiers with another threshold, in 0..1."""

@@ -1,7 +1,8 @@
 """sampling_strategy -> how many images each class shall have.
 
 The policies and their meaning are imbalanced-learn's for over-sampling (``imblearn.utils.
-check_sampling_strategy``, Lemaitre et al., JMLR 18, 2017), with a cap on synthetic images added.
+check_sampling_strategy``, Lemaitre et al., JMLR 18, 2017), with a cap on synthetic images added;
+callables get counts in place of its array of labels.
 """
 
 import difflib

@@ -137,8 +137,12 @@ def test_classes_that_cannot_be_cut_by_group_are_named():
     groups[train.labels == 2] = 99
     gate = fit_classifier_gate(replace(train, groups=groups), config=QUICK)
     assert gate.card.single_group_classes == (2, 3)
-    assert len(gate.notes) == 1
-    assert "All training images of c, d show one physical sign" in gate.notes[0]
+    assert len(gate.notes) == 2
+    assert "All training images of c show one physical sign" in gate.notes[0]
+    assert "train on the only training image of d, so nothing says" in gate.notes[1]
+    for label, note in zip((2, 3), gate.notes, strict=True):
+        one = gate.card.model_copy(update={"single_group_classes": (label,)})
+        assert replace(gate, card=one).notes == (note,)
     assert gate.real_acceptance.isnan().tolist() == [False, False, False, True]
 
 
