@@ -205,7 +205,7 @@ def test_a_generator_of_other_images_is_noted_or_refused(splits, tmp_path) -> No
     ],
 )
 def test_a_generator_of_other_classes_is_refused(splits, tmp_path, names, says) -> None:
-    gan = make_gan(splits.train, class_names=names)
+    gan = make_gan(splits.train, class_names=names, class_counts=(1,) * len(names))
     with pytest.raises(SignforgeError, match=says):
         export_balanced(gan, config(), splits, tmp_path / "out")
     assert not (tmp_path / "out").exists()
