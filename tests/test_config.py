@@ -13,6 +13,7 @@ from signforge.config import (
     load_config,
     merge_overrides,
     parse_override,
+    parse_yaml,
     preset_names,
     validate,
 )
@@ -42,7 +43,11 @@ def test_defaults_come_back_from_yaml(tmp_path):
     minutes=st.none() | st.floats(0.01, 1e4),
     augment=st.lists(st.sampled_from(["color", "translation", "cutout"]), max_size=3),
     strategy=st.sampled_from(["auto", "minority"])
-    | st.dictionaries(st.text(min_size=1, max_size=8), st.integers(0, 10**6), max_size=3),
+    | st.dictionaries(
+        st.text("0123456789:.+-_") | st.text(min_size=1, max_size=8),
+        st.integers(0, 10**6),
+        max_size=3,
+    ),
     source=st.text(st.characters(blacklist_categories=("Cs",)), max_size=20),
 )
 def test_any_config_comes_back_from_yaml(seed, rate, minutes, augment, strategy, source):
@@ -59,6 +64,7 @@ def test_any_config_comes_back_from_yaml(seed, rate, minutes, augment, strategy,
         }
     )
     assert validate(yaml.safe_load(dump_config(config)), "test") == config
+    assert validate(parse_yaml(dump_config(config)), "test") == config
 
 
 def test_what_a_file_leaves_out_keeps_its_default(tmp_path):
@@ -228,3 +234,67 @@ def test_what_json_cannot_hold_is_refused(value):
 def test_a_date_that_is_none_is_one_sentence(tmp_path):
     with pytest.raises(SignforgeError, match="is not valid YAML: month must be in"):
         load_config(write(tmp_path, "data:\n  source: 2024-13-45\n"))
+
+
+def test_names_of_digits_are_kept_as_they_are_written(tmp_path):
+    """YAML 1.1 takes them for octal and sexagesimal numbers."""
+    names = ("00014", "00019", "1:30", "07.5")
+    listed = f"[{', '.join(names)}]"
+    assert load_config(None, [parse_override(f"data.classes={listed}")]).data.classes == names
+    assert load_config(write(tmp_path, f"data: {{classes: {listed}}}")).data.classes == names
+
+
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [("0", 0), ("-3", -3), ("0.5", 0.5), ("12", 12), ("1.0e-4", 1e-4), ("0x10", 16), ("'7'", "7")],
+)
+def test_numbers_are_numbers(text, value):
+    assert parse_yaml(text) == value
+    assert type(parse_yaml(text)) is type(value)
+
+
+def test_a_leading_zero_does_not_make_a_number_octal():
+    config = load_config(None, [parse_override("gan.seed=010")])
+    assert config.gan.seed == 10
+    with pytest.raises(SignforgeError, match=r"gan\.max_minutes = '1:30' is not valid"):
+        load_config(None, [parse_override("gan.max_minutes=1:30")])
+
+
+def test_keys_are_the_text_that_is_written(tmp_path):
+    counts = "{14: 300, 00014: 500, 1:30: 7, no: 8, 1.0: 9, '2': 10}"
+    expected = {"14": 300, "00014": 500, "1:30": 7, "no": 8, "1.0": 9, "2": 10}
+    override = parse_override(f"balance.sampling_strategy={counts}")
+    assert load_config(None, [override]).balance.sampling_strategy == expected
+    path = write(tmp_path, f"balance: {{sampling_strategy: {counts}}}")
+    assert load_config(path).balance.sampling_strategy == expected
+
+
+def test_a_number_that_is_a_key_elsewhere_is_still_a_number():
+    assert parse_yaml("[&a 14, {*a : 1}]") == [14, {"14": 1}]
+
+
+@pytest.mark.parametrize(
+    ("text", "key"),
+    [
+        ("gan: {seed: 1}\ndata: {resolution: 32}\ngan: {z_dim: 10}\n", "gan"),
+        ("gan: {seed: 1, z_dim: 10, 'seed': 2}", "seed"),
+        ("balance: {sampling_strategy: {14: 300, '14': 400}}", "14"),
+    ],
+)
+def test_a_key_that_is_there_twice_is_named(tmp_path, text, key):
+    with pytest.raises(SignforgeError) as error:
+        load_config(write(tmp_path, text))
+    assert f"is not valid YAML: the key '{key}' is there twice, keep one" in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+def test_merged_keys_may_be_written_again():
+    assert parse_yaml("a: &x {k: 1, l: 2}\nb: {<<: *x, k: 3}") == {
+        "a": {"k": 1, "l": 2},
+        "b": {"k": 3, "l": 2},
+    }
+
+
+def test_what_is_nested_too_deeply_is_one_sentence(tmp_path):
+    with pytest.raises(SignforgeError, match="is not valid YAML: it is nested too deeply"):
+        load_config(write(tmp_path, "[" * 5000))

@@ -30,6 +30,7 @@ SamplingStrategy: TypeAlias = (
 )
 
 _LARGEST_COUNT = 10**12
+_MOST_DIGITS = 18  # of an id; int() raises from 4,300 on
 
 
 def resolve_sampling_strategy(
@@ -54,7 +55,7 @@ def resolve_sampling_strategy(
         mapping {class: count}: the classes named get these counts, the others stay. A class is
             an id (int) or a name; a string that is no name but an integer is an id.
         callable: takes {class id: real count}, returns such a mapping.
-        path of a YAML file that holds such a mapping.
+        path of a YAML file that holds such a mapping; its keys are strings, quoted or not.
         BalancePlan, or the path of its file: the classes with a remedy get the plan's counts.
 
     max_synthetic_fraction: f lowers targets so that synthetic / (real + synthetic) <= f in each
@@ -201,7 +202,7 @@ def _class_id(key: object, names: tuple[str, ...], origin: str) -> int:
             )
         if matches:
             return matches[0]
-        if not key.isdecimal():
+        if not key.isdecimal() or len(key) > _MOST_DIGITS:
             closest = difflib.get_close_matches(key, names, n=1)
             hint = f"did you mean {closest[0]!r}?" if closest else "use a class name or an id."
             raise SignforgeError(f"{origin}: there is no class {key!r}; {hint}")
@@ -242,7 +243,7 @@ def _read_text(path: str | Path) -> str:
         ) from None
 
 
-def _read_yaml(path: str | Path) -> Mapping[object, object]:
+def _read_yaml(path: str | Path) -> Mapping[str, object]:
     try:
         values = parse_yaml(_read_text(path))
     except yaml.YAMLError as error:

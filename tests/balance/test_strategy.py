@@ -260,3 +260,39 @@ def test_a_date_that_is_none_is_one_sentence(tmp_path: Path):
     file.write_text("stop: 2020-13-45\n")
     with pytest.raises(SignforgeError, match="is not valid YAML: month must be in"):
         resolve(file)
+
+
+@pytest.mark.parametrize(
+    ("names", "text", "expected"),
+    [
+        (("00012", "00014"), "00014: 500\n", [5, 500]),
+        (("20", "30"), "30: 25\n", [5, 25]),
+        (("1", "0"), "0: 25\n", [5, 25]),
+        (("a", "b"), "1: 25\n", [5, 25]),
+        (("yes", "no"), "no: 25\n", [5, 25]),
+        (("1:30", "90"), "1:30: 25\n", [25, 5]),
+    ],
+)
+def test_keys_of_a_file_are_names_first_as_they_are_written(tmp_path, names, text, expected):
+    file = tmp_path / "counts.yaml"
+    file.write_text(text)
+    assert resolve(file, (5, 5), names) == expected
+    key = text.rpartition(":")[0]
+    assert resolve({key: max(expected)}, (5, 5), names) == expected
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("stop: 70\nyield: 300\nstop: 80\n", "the key 'stop' is there twice"),
+        ("stop: 0100\n", r"class 0 \('stop'\) must be a whole number of images, got '0100'"),
+        ("7: 300\n", r"there is no class '7'; class ids are 0\.\.2"),
+        (f"? {'9' * 5000}\n: 300\n", "there is no class '9999"),
+    ],
+)
+def test_what_a_file_may_not_hold_is_one_sentence(tmp_path, text, message):
+    file = tmp_path / "counts.yaml"
+    file.write_text(text)
+    with pytest.raises(SignforgeError, match=message) as error:
+        resolve(file)
+    assert "\n" not in str(error.value)
