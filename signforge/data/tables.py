@@ -8,12 +8,13 @@ import io
 from collections.abc import Mapping
 
 from signforge.data.archive import FileTree
-from signforge.data.decode import Roi
+from signforge.data.decode import MAX_PIXELS, Roi
 from signforge.data.names import GTSRB_CLASS_NAMES
 from signforge.errors import SignforgeError
 
 Row = Mapping[str, str]
 
+_MOST_DIGITS = 18  # of a ClassId, as zeros may lead; int() raises from 4,300 on
 _ROI_COLUMNS = ("Width", "Height", "Roi.X1", "Roi.Y1", "Roi.X2", "Roi.Y2")
 
 
@@ -57,9 +58,10 @@ def gtsrb_label(row: Row, where: str) -> int:
     """The row's ClassId, 0..42; SignforgeError that names ``where`` and the value otherwise."""
     last = len(GTSRB_CLASS_NAMES) - 1
     text = row["ClassId"]
-    if not text.isascii() or not text.isdigit() or int(text) > last:
+    digits = text if text.isascii() and text.isdigit() else ""
+    if not 1 <= len(digits) <= _MOST_DIGITS or int(digits) > last:
         raise SignforgeError(f"{where} has ClassId {text!r}, outside 0..{last}; correct it.")
-    return int(text)
+    return int(digits)
 
 
 def gtsrb_roi(row: Row, where: str) -> Roi | None:
@@ -72,6 +74,7 @@ def gtsrb_roi(row: Row, where: str) -> Roi | None:
         raise SignforgeError(
             f"{where} has a size or region that is not a whole number; correct it."
         ) from None
-    if not (0 <= roi.x1 < roi.x2 <= roi.width and 0 <= roi.y1 < roi.y2 <= roi.height):
+    inside = 0 <= roi.x1 < roi.x2 <= roi.width and 0 <= roi.y1 < roi.y2 <= roi.height
+    if not inside or max(roi.width, roi.height) > MAX_PIXELS:
         raise SignforgeError(f"{where} has a region that does not lie in the image; correct it.")
     return roi
