@@ -143,7 +143,7 @@ def from_dataset(
     return LabeledImages(
         images=torch.from_numpy(np.stack(arrays)),
         labels=torch.tensor(labels, dtype=torch.int64),
-        groups=_groups_or_unknown(groups, len(labels)),
+        groups=_groups_or_unknown(groups, len(labels), source),
         class_names=tuple(map(str, class_names)),
         names=tuple(f"{source}[{index}]" for index in range(len(labels))),
         source=source,
@@ -185,14 +185,17 @@ def read_npz(
             "from 0."
         )
     names = arrays.get("class_names", np.arange(int(labels.max()) + 1))
+    if names.ndim != 1:
+        raise SignforgeError(
+            f"{path}: class_names must be of shape (number of classes,), got {names.shape}."
+        )
     pixels = np.empty((n, 3, resolution, resolution), dtype=np.uint8)
     for index in track(range(n), f"Reading {path.name}", n):
         pixels[index] = fit_image(Image.fromarray(images[index]), None, resolution)
-    groups = arrays.get("groups")
     train = LabeledImages(
         images=torch.from_numpy(pixels),
         labels=torch.from_numpy(labels.astype(np.int64)),
-        groups=_groups_or_unknown(None if groups is None else groups.tolist(), n),
+        groups=_groups_or_unknown(arrays.get("groups"), n, str(path)),
         class_names=tuple(
             name.decode("utf-8", "replace") if isinstance(name, bytes) else str(name)
             for name in names.tolist()
@@ -213,7 +216,8 @@ def _load_npz(path: Path) -> dict[str, npt.NDArray[Any]]:
     except SignforgeError:
         raise
     except (
-        OSError, ValueError, EOFError, zipfile.BadZipFile, zlib.error, lzma.LZMAError, MemoryError
+        OSError, ValueError, EOFError, zipfile.BadZipFile, zlib.error, lzma.LZMAError, MemoryError,
+        RuntimeError,  # an encrypted member, or one that is compressed in another way
     ) as error:  # fmt: skip
         reason = " ".join(str(error).split())
         raise SignforgeError(f"{path} is not a readable npz of plain arrays: {reason}.") from None
@@ -223,10 +227,19 @@ def _load_npz(path: Path) -> dict[str, npt.NDArray[Any]]:
     return loaded
 
 
-def _groups_or_unknown(groups: Sequence[int] | None, n: int) -> Tensor:
+def _groups_or_unknown(
+    groups: Sequence[int] | npt.NDArray[Any] | None, n: int, source: str
+) -> Tensor:
     if groups is None:
         return torch.full((n,), UNKNOWN_GROUP, dtype=torch.int64)
-    return torch.as_tensor(groups, dtype=torch.int64)
+    if isinstance(groups, np.ndarray):  # torch would let large uint64 become negative
+        groups = groups.tolist()
+    try:
+        return torch.as_tensor(groups, dtype=torch.int64)
+    except (TypeError, ValueError, RuntimeError, OverflowError):
+        raise SignforgeError(
+            f"{source}: groups must be whole numbers below 2**63, one an image; correct them."
+        ) from None
 
 
 def _descend(tree: FileTree) -> str:
@@ -287,13 +300,17 @@ def _is_image(path: str) -> bool:
 
 def _to_pil(image: Any, where: str) -> Image.Image:
     if isinstance(image, Image.Image):
+        _require_pixels(image.size, where)
         return as_rgb(image, where)
     if not isinstance(image, Tensor) or image.ndim != 3 or image.shape[0] not in (1, 3):
         raise SignforgeError(
             f"{where}: the image must be PIL or a tensor of shape (3, H, W), got "
             f"{tuple(image.shape) if isinstance(image, Tensor) else type(image).__name__}."
         )
+    _require_pixels((image.shape[2], image.shape[1]), where)
     if image.is_floating_point():
+        if bool(image.isnan().any()):
+            raise SignforgeError(f"{where}: the image holds NaN; correct it or leave it out.")
         if float(image.min()) < 0 or float(image.max()) > 1:
             raise SignforgeError(
                 f"{where}: a float image must lie in [0, 1]; take the normalisation out of the "
@@ -305,11 +322,20 @@ def _to_pil(image: Any, where: str) -> Image.Image:
     return Image.fromarray(image.expand(3, -1, -1).permute(1, 2, 0).contiguous().numpy())
 
 
+def _require_pixels(size: tuple[int, int], where: str) -> None:
+    if 0 in size:
+        raise SignforgeError(
+            f"{where}: the image has no pixels, it is {size[0]}x{size[1]}; leave it out."
+        )
+
+
 def _to_label(label: Any, where: str) -> int:
     try:
         number = int(label)
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError, RuntimeError):  # that of a tensor of several
         raise SignforgeError(f"{where}: the label must be a whole number, got {label!r}.") from None
     if number < 0 or number != label:
         raise SignforgeError(f"{where}: the label must be a whole number from 0, got {label!r}.")
+    if number >= MOST_LABELS:
+        raise SignforgeError(f"{where}: the label is {label!r}; labels are class ids from 0.")
     return number

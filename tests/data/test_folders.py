@@ -161,6 +161,14 @@ def test_from_dataset_of_image_folder_keeps_classes(tmp_path: Path, make_folders
         ((torch.zeros(3, 8, 8), "stop"), "must be a whole number"),
         ((torch.zeros(3, 8, 8), -1), "whole number from 0"),
         (torch.zeros(3, 8, 8), "not a pair"),
+        ((torch.full((3, 8, 8), float("nan")), 0), "the image holds NaN; correct it"),
+        ((torch.zeros(3, 0, 8), 0), "no pixels, it is 8x0"),
+        ((torch.zeros(3, 8, 0, dtype=torch.uint8), 0), "no pixels, it is 0x8"),
+        ((Image.new("RGB", (0, 8)), 0), "no pixels, it is 0x8"),
+        ((torch.zeros(3, 8, 8), float("inf")), "must be a whole number, got inf"),
+        ((torch.zeros(3, 8, 8), torch.tensor([0, 1])), "must be a whole number, got tensor"),
+        ((torch.zeros(3, 8, 8), 10**19), "the label is 10000000000000000000; labels are class ids"),
+        ((torch.zeros(3, 8, 8), 10**6), "the label is 1000000; labels are class ids"),
     ],
 )
 def test_from_dataset_names_the_item(item: object, message: str) -> None:
@@ -254,4 +262,47 @@ def test_more_npz_problems(tmp_path: Path) -> None:
         archive.writestr("images", b"no array")
         archive.writestr("labels", b"none either")
     with pytest.raises(SignforgeError, match="images is no array; write the file with numpy"):
+        load(path)
+
+
+@pytest.mark.parametrize(
+    "groups",
+    [[0, 2**63], np.array([0, 2**63], dtype=np.uint64), [0, None], [0, "a"], [[0], [1, 2]]],
+)
+def test_groups_that_are_no_numbers_are_one_sentence(groups) -> None:
+    items = Pairs([(torch.zeros(3, 8, 8), 0)] * 2)
+    with pytest.raises(SignforgeError, match="Pairs: groups must be whole numbers below") as error:
+        from_dataset(items, groups=groups)
+    assert "\n" not in str(error.value)
+
+
+def test_arrays_of_an_npz_that_do_not_fit_are_one_sentence(tmp_path: Path) -> None:
+    path = tmp_path / "x.npz"
+    images, labels = np.zeros((2, 8, 8, 3), dtype=np.uint8), np.array([0, 1])
+    for content, message in (
+        ({"class_names": np.array("stop")}, r"class_names must be of shape .*, got \(\)"),
+        ({"class_names": np.array([["a"], ["b"]])}, r"class_names must be .*, got \(2, 1\)"),
+        ({"groups": np.array([0, 2**63], dtype=np.uint64)}, "groups must be whole numbers below"),
+    ):
+        np.savez(path, images=images, labels=labels, **content)
+        with pytest.raises(SignforgeError, match=message) as error:
+            load(path)
+        assert str(path) in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "message"),
+    [(0, 1, "encrypted"), (2, 97, "compression method is not supported")],
+)
+def test_an_npz_whose_members_cannot_be_unpacked_is_one_sentence(
+    tmp_path: Path, field: int, value: int, message: str
+) -> None:
+    path = tmp_path / "x.npz"
+    np.savez(path, images=np.zeros((2, 8, 8, 3), dtype=np.uint8), labels=np.array([0, 1]))
+    content = bytearray(path.read_bytes())
+    for header, flags in ((b"PK\x03\x04", 6), (b"PK\x01\x02", 8)):  # flags, then the method
+        at = content.index(header) + flags + field
+        content[at : at + 2] = value.to_bytes(2, "little")
+    path.write_bytes(content)
+    with pytest.raises(SignforgeError, match=f"not a readable npz of plain arrays: .*{message}"):
         load(path)
