@@ -35,6 +35,8 @@ _OPCODES = frozenset(_OPCODE_NAMES.split())
 _MAX_MEMO = 10_000_000
 _PLAIN_DTYPE = re.compile(r"(?:[uif][1248]|b1)")
 
+Encode = Callable[[str], bytes]
+
 
 class _Refused(pickle.UnpicklingError):
     pass
@@ -67,27 +69,53 @@ def load_array_dict(path: Path) -> dict[str, npt.NDArray[Any]]:
     """
     data = _read(path)
     _scan(data, path)
+    encode = _limited_encode(len(data))
     try:
-        content = _ArrayUnpickler(io.BytesIO(data), fix_imports=False, encoding="latin1").load()
+        content = _ArrayUnpickler(data, encode).load()
     except _Refused as error:
         raise SignforgeError(_refusal(path, str(error))) from None
     except Exception as error:  # crafted opcodes make the unpickler raise nearly anything
         raise SignforgeError(f"{path} is not a valid pickle: {_one_line(error)}.") from None
     if not isinstance(content, dict) or not all(isinstance(key, str) for key in content):
         raise SignforgeError(f"{path} does not hold one dict of arrays by name.")
-    return {key: _to_array(value, f"{path}: {key}") for key, value in content.items()}
+    try:
+        return {key: _to_array(value, f"{path}: {key}", encode) for key, value in content.items()}
+    except _Refused as error:
+        raise SignforgeError(_refusal(path, str(error))) from None
 
 
 class _ArrayUnpickler(pickle.Unpickler):
+    def __init__(self, data: bytes, encode: Encode) -> None:
+        super().__init__(io.BytesIO(data), fix_imports=False, encoding="latin1")
+        self._encode = encode
+
     def find_class(self, module: str, name: str, /) -> Any:
         # Made anew each time: a crafted BUILD may set attributes on what is returned here.
-        make = _globals().get((module, name))
+        make = _globals(self._encode).get((module, name))
         if make is None:
             raise _Refused(f"{module}.{name}")
         return make
 
 
-def _globals() -> dict[tuple[str, str], Callable[..., object]]:
+def _limited_encode(most: int) -> Encode:
+    """Latin-1 up to ``most`` bytes, all calls together.
+
+    No honest file has more of them than it is long, but a crafted one may name one long string
+    again and again, for a few bytes each time.
+    """
+    given = 0
+
+    def encode(text: str) -> bytes:
+        nonlocal given
+        given += len(text)
+        if given > most:
+            raise _Refused("more bytes than it holds")
+        return text.encode("latin1")
+
+    return encode
+
+
+def _globals(limited_encode: Encode) -> dict[tuple[str, str], Callable[..., object]]:
     def reconstruct(*_: object) -> _Array:
         return _Array()
 
@@ -103,7 +131,7 @@ def _globals() -> dict[tuple[str, str], Callable[..., object]]:
     def encode(text: object, encoding: object = "latin1") -> bytes:
         if not isinstance(text, str) or encoding not in ("latin1", "latin-1"):
             raise _Refused(f"_codecs.encode to {encoding!r}")
-        return text.encode("latin1")
+        return limited_encode(text)
 
     allowed: dict[tuple[str, str], Callable[..., object]] = {
         ("numpy", "ndarray"): ndarray,
@@ -128,7 +156,7 @@ def _read(path: Path) -> bytes:
 
 
 def _scan(data: bytes, path: Path) -> None:
-    allowed = _globals().keys()
+    allowed = _globals(_limited_encode(0)).keys()
     position = 0
     try:
         for opcode, argument, at in pickletools.genops(data):
@@ -154,7 +182,7 @@ def _scan(data: bytes, path: Path) -> None:
         raise SignforgeError(f"{path} is not a pickle: {reason}.") from None
 
 
-def _to_array(value: object, where: str) -> npt.NDArray[Any]:
+def _to_array(value: object, where: str, encode: Encode) -> npt.NDArray[Any]:
     if not isinstance(value, _Array):
         raise SignforgeError(f"{where} is not an array but {type(value).__name__}.")
     damaged = SignforgeError(f"{where} is a damaged array.")
@@ -163,10 +191,13 @@ def _to_array(value: object, where: str) -> npt.NDArray[Any]:
     _, shape, dtype, is_fortran, data = value.state
     plain = _to_dtype(dtype, where)
     if isinstance(data, str):  # a Python 2 string
-        data = data.encode("latin1")
+        try:
+            data = encode(data)
+        except UnicodeEncodeError:
+            raise damaged from None
     if not isinstance(shape, tuple) or not isinstance(data, bytes | bytearray):
         raise damaged
-    if not all(type(length) is int and length >= 0 for length in shape) or len(shape) > 4:
+    if not all(type(length) is int and 0 <= length < 2**63 for length in shape) or len(shape) > 4:
         raise damaged
     if math.prod(shape) * plain.itemsize != len(data):
         raise SignforgeError(

@@ -13,6 +13,7 @@ from signforge.data.gtsrb import find_zips, list_gtsrb
 from signforge.data.images import LabeledSplits
 from signforge.data.load import load_splits
 from signforge.data.pickles import rebuild_tracks
+from signforge.data.unpickle import load_array_dict
 from signforge.errors import SignforgeError
 
 
@@ -173,6 +174,60 @@ def test_a_shape_that_claims_more_than_the_file_holds_allocates_nothing(tmp_path
     (tmp_path / "train.p").write_bytes(b"\x80\x02}r\xff\xff\xff\xff.")
     with pytest.raises(SignforgeError, match="memo entry"):
         load(tmp_path / "train.p")
+
+
+def named_again(calls: int) -> bytes:
+    """A pickle that has one string of 1,000 letters encoded ``calls`` times."""
+    text = b"X" + struct.pack("<I", 1000) + b"a" * 1000
+    once = b"h\x00h\x01h\x02\x86R"  # the function, then both of its arguments
+    latin1 = b"X\x06\x00\x00\x00latin1"
+    head = b"\x80\x02c_codecs\nencode\nq\x00" + text + b"q\x01" + latin1 + b"q\x02"
+    return head + b"](" + once * calls + b"e."
+
+
+def arrays_of_one_string(arrays: int) -> bytes:
+    """A pickle of so many arrays that share one Python 2 string of 1,000 letters."""
+    text = b"T" + struct.pack("<i", 1000) + b"a" * 1000 + b"q\x00"
+    dtype = b"cnumpy\ndtype\n(X\x02\x00\x00\x00u1tRq\x01"
+    make = b"cnumpy._core.multiarray\n_reconstruct\n)R"
+    items = b"".join(
+        b"X\x01\x00\x00\x00" + bytes([97 + i]) + make + b"(K\x01M\xe8\x03\x85h\x01K\x00h\x00tb"
+        for i in range(arrays)
+    )
+    return b"\x80\x02" + text + dtype + b"}(" + items + b"u."
+
+
+def test_a_string_that_is_encoded_again_and_again_is_refused(tmp_path: Path) -> None:
+    """Each time costs eight bytes of the file and as much memory as the string is long."""
+    path = tmp_path / "train.p"
+    path.write_bytes(named_again(1))
+    with pytest.raises(SignforgeError, match="does not hold one dict"):
+        load(path)
+    path.write_bytes(named_again(50))
+    with pytest.raises(SignforgeError, match="asks for more bytes than it holds, which a file of"):
+        load(path)
+
+
+def test_arrays_that_share_a_string_have_no_more_bytes_than_the_file(tmp_path: Path) -> None:
+    path = tmp_path / "train.p"
+    path.write_bytes(arrays_of_one_string(1))
+    assert load_array_dict(path)["a"].tobytes() == b"a" * 1000
+    path.write_bytes(arrays_of_one_string(20))
+    with pytest.raises(SignforgeError, match="asks for more bytes than it holds, which a file of"):
+        load_array_dict(path)
+
+
+def test_a_damaged_array_is_one_sentence(tmp_path: Path) -> None:
+    path = tmp_path / "train.p"
+    whole = arrays_of_one_string(1)
+    long = b"\x8b" + struct.pack("<i", 4000) + b"\x7f" * 4000
+    euro = "\u20ac" * 333 + "a"
+    text = b"X" + struct.pack("<I", 1000) + euro.encode()
+    for old, new in ((b"M\xe8\x03\x85", long + b"\x85"), (b"T\xe8\x03\0\0" + b"a" * 1000, text)):
+        assert whole.count(old) == 1
+        path.write_bytes(whole.replace(old, new))
+        with pytest.raises(SignforgeError, match=r"train\.p: a is a damaged array"):
+            load_array_dict(path)
 
 
 @pytest.mark.parametrize("protocol", [2, 4])
