@@ -9,6 +9,7 @@ from torch.utils.data import Dataset
 
 from signforge import LabeledImages, SignforgeError, from_dataset
 from signforge.data.decode import as_rgb
+from signforge.data.images import UNKNOWN_GROUP
 
 
 class ImageLabelPairs(Dataset[tuple[Image.Image, int]]):
@@ -87,10 +88,11 @@ def to_labeled_images(
 ) -> LabeledImages:
     """``rows`` decoded and resized, to train a GAN on or to split by group.
 
-    group_column: tells which images of a class show one physical sign; values of any type.
+    group_column: tells which images of a class show one physical sign; numbers, text or dates,
+        and None where it is not known.
     resolution: height and width in pixels; by default the height of the first image.
 
-    Raises SignforgeError as ImageLabelPairs does.
+    Raises SignforgeError as ImageLabelPairs does, and for groups that are lists or the like.
     """
     pairs = ImageLabelPairs(
         rows, image_column=image_column, label_column=label_column, class_names=class_names
@@ -99,9 +101,7 @@ def to_labeled_images(
     if group_column is not None:
         _require_column(rows, group_column)
         values = rows.with_format(None).select_columns([group_column])[:][group_column]
-        numbers: dict[Any, int] = {}
-        keys = zip(pairs.targets, values, strict=True)
-        groups = [numbers.setdefault(key, len(numbers)) for key in keys]
+        groups = _number_groups(pairs.targets, values, group_column)
     return from_dataset(
         pairs,
         class_names=pairs.class_names,
@@ -109,6 +109,22 @@ def to_labeled_images(
         resolution=resolution,
         source=f"Hugging Face data set {rows.info.dataset_name or ''}".strip(),
     )
+
+
+def _number_groups(targets: list[int], values: Sequence[Any], column: str) -> list[int]:
+    """One number for each value within a class; UNKNOWN_GROUP for None."""
+    numbers: dict[tuple[int, Any], int] = {}
+    groups = []
+    for index, (target, value) in enumerate(zip(targets, values, strict=True)):
+        try:
+            number = numbers.setdefault((target, value), len(numbers))
+        except TypeError:
+            raise SignforgeError(
+                f"Row {index} has a {type(value).__name__} in column {column!r}, which cannot be "
+                "a group: give a column of numbers or text."
+            ) from None
+        groups.append(UNKNOWN_GROUP if value is None else number)
+    return groups
 
 
 def _find_column(rows: datasets.Dataset, kind: type, name: str | None) -> str:

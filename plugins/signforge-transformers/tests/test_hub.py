@@ -110,6 +110,25 @@ def test_groups_are_told_apart_by_class() -> None:
         assert (images.groups == images.groups[i]).tolist() == same
 
 
+def test_rows_without_a_group_are_of_unknown_group() -> None:
+    tracks = [None if index % 3 == 0 else f"{index % 2}" for index in range(len(REAL))]
+    groups = to_labeled_images(make_rows(track=tracks), group_column="track").groups.tolist()
+    assert [group == -1 for group in groups] == [track is None for track in tracks]
+    known = {
+        (target, track): group
+        for target, track, group in zip(REAL.targets, tracks, groups, strict=True)
+        if track is not None
+    }
+    assert len(set(known.values())) == len(known)
+
+
+def test_lists_cannot_be_groups() -> None:
+    rows = make_rows()
+    rows = rows.add_column("track", [[index] for index in range(len(rows))])
+    with pytest.raises(SignforgeError, match="Row 0 has a list in column 'track', which cannot"):
+        to_labeled_images(rows, group_column="track")
+
+
 def test_an_npz_of_them_is_a_source_of_the_command_line(tmp_path: Path) -> None:
     images = to_labeled_images(make_rows())
     path = tmp_path / "signs.npz"
