@@ -77,12 +77,13 @@ def sync_folder(folder: Path) -> None:
         os.close(descriptor)
 
 
-def remove_leftovers(folder: Path) -> None:
+def remove_leftovers(folder: Path, names: str = "*") -> None:
     """Deletes the temporary files and folders that a killed writer left in ``folder``.
 
+    names: pattern of what was to be written, for a folder that may hold files of others.
     Files of ``write_atomically`` name their process; those of one that is alive are left to it.
     """
-    for leftover in folder.glob(".*.tmp"):
+    for leftover in folder.glob(f".{names}.tmp"):
         if _is_anothers(leftover):
             continue
         if leftover.is_dir():

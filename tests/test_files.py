@@ -78,6 +78,13 @@ def test_what_a_killed_writer_left_is_removed_and_nothing_else(tmp_path):
     remove_leftovers(tmp_path / "absent")
 
 
+def test_only_what_has_the_name_asked_for_is_removed(tmp_path):
+    for name in (".mine-1.9999999.tmp", ".mine-2.tmp", ".other.9999999.tmp"):
+        (tmp_path / name).touch()
+    remove_leftovers(tmp_path, "mine-*")
+    assert [path.name for path in tmp_path.iterdir()] == [".other.9999999.tmp"]
+
+
 @pytest.mark.skipif(os.name == "nt", reason="POSIX")
 def test_what_a_living_process_is_writing_is_left_to_it(tmp_path):
     own, anothers = (tmp_path / f".file.{pid}.tmp" for pid in (os.getpid(), os.getppid()))

@@ -7,8 +7,10 @@ its hashes or its key is rebuilt, never trusted.
 import hashlib
 import json
 import os
-import tempfile
+import secrets
+import shutil
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,10 +21,12 @@ from torch import Tensor
 
 from signforge.data.images import LabeledImages, LabeledSplits
 from signforge.errors import SignforgeError
+from signforge.files import expanded, remove_leftovers
 
 _FIELDS = ("images", "labels", "groups")
 _SPLITS = ("train", "val", "test")
-_FORMAT = 1
+_FORMAT = 2
+_STEM = "images-"
 
 
 @dataclass(frozen=True)
@@ -47,18 +51,25 @@ def make_key(
     return CacheKey(_sha256_json(dict(origin)), _sha256_json({"origin": dict(origin), **state}))
 
 
-def default_cache_folder() -> Path:
-    """$SIGNFORGE_CACHE, or ``signforge`` in the XDG cache folder."""
+def default_cache_folder() -> Path | None:
+    """$SIGNFORGE_CACHE, or ``signforge`` in the XDG cache folder.
+
+    None where that is in a home folder that is not there, as for a user without an account.
+    """
     own = os.environ.get("SIGNFORGE_CACHE")
-    if own:
-        return Path(own).expanduser()
     shared = os.environ.get("XDG_CACHE_HOME", "")
-    base = Path(shared) if Path(shared).is_absolute() else Path("~/.cache").expanduser()
-    return base / "signforge"
+    base = shared if Path(shared).is_absolute() else "~/.cache"
+    try:
+        return expanded(own or f"{base}/signforge")
+    except SignforgeError:
+        return None
 
 
-def open_cached(folder: Path, key: CacheKey) -> LabeledSplits | None:
-    """The splits cached under ``key``, memory-mapped; None if there are none, or damaged ones."""
+def open_cached(folder: Path, key: CacheKey, source: str) -> LabeledSplits | None:
+    """The splits cached under ``key``, memory-mapped; None if there are none, or damaged ones.
+
+    source: the source as it is named now; another path may lead to the same files.
+    """
     data_path, manifest_path = _paths(folder, key)
     try:
         manifest = json.loads(manifest_path.read_text(encoding="utf-8"))
@@ -73,7 +84,7 @@ def open_cached(folder: Path, key: CacheKey) -> LabeledSplits | None:
                 **{field: tensors[f"{split}.{field}"] for field in _FIELDS},
                 class_names=tuple(body["class_names"]),
                 names=tuple(body["splits"][split]["names"]),
-                source=body["splits"][split]["source"],
+                source=source + body["splits"][split]["source_suffix"],
             )
             for split in body["splits"]
         }
@@ -91,9 +102,14 @@ def open_cached(folder: Path, key: CacheKey) -> LabeledSplits | None:
         raise
 
 
-def write_cached(folder: Path, key: CacheKey, splits: LabeledSplits) -> None:
-    """Writes ``splits`` (without unreadable files) under ``key``; OSError where that fails."""
+def write_cached(folder: Path, key: CacheKey, splits: LabeledSplits, source: str) -> None:
+    """Writes ``splits`` (without unreadable files) under ``key``; OSError where that fails.
+
+    source: what the ``source`` of every split starts with.
+    """
     folder.mkdir(parents=True, exist_ok=True)
+    with suppress(OSError):  # those of another user may stay
+        remove_leftovers(folder, f"{_STEM}*")
     tensors: dict[str, Tensor] = {}
     for split, images in splits.named().items():
         for field in _FIELDS:
@@ -112,7 +128,10 @@ def write_cached(folder: Path, key: CacheKey, splits: LabeledSplits) -> None:
         "class_names": list(splits.train.class_names),
         "notes": list(splits.notes),
         "splits": {
-            split: {"source": images.source, "names": list(images.names)}
+            split: {
+                "source_suffix": images.source.removeprefix(source),
+                "names": list(images.names),
+            }
             for split, images in splits.named().items()
         },
     }
@@ -121,23 +140,27 @@ def write_cached(folder: Path, key: CacheKey, splits: LabeledSplits) -> None:
 
 
 def _paths(folder: Path, key: CacheKey) -> tuple[Path, Path]:
-    stem = f"images-{key.origin[:20]}"
+    stem = f"{_STEM}{key.origin[:20]}"
     return folder / f"{stem}.safetensors", folder / f"{stem}.json"
 
 
 def _write_whole(path: Path, write: Callable[[Path], None]) -> str:
     """Makes ``path`` appear whole or not at all; returns its SHA-256."""
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    os.close(handle)
-    temporary = Path(name)
+    # A folder, as safetensors goes by a temporary name of its own. The token is for processes of
+    # two machines that share the cache, and may have the same number.
+    folder = path.with_name(f".{path.name}.{secrets.token_hex(4)}.{os.getpid()}.tmp")
+    folder.mkdir()
+    temporary = folder / path.name
     try:
         write(temporary)
+        with suppress(OSError):  # where the file system has no permissions
+            temporary.chmod(folder.stat().st_mode & 0o666)  # safetensors lets its owner alone read
         digest = _sha256_file(temporary)
         with temporary.open("rb+") as file:
             os.fsync(file.fileno())
         temporary.replace(path)
     finally:
-        temporary.unlink(missing_ok=True)
+        shutil.rmtree(folder, ignore_errors=True)
     return digest
 
 

@@ -41,7 +41,7 @@ def load_splits(
     """The splits of ``config.source`` as it gives them, at ``config.resolution``; nothing is cut.
 
     cache_dir: where decoded images are kept; default ``default_cache_folder()``. A folder that
-        cannot be written costs time, not the run: a note says so.
+        cannot be written, or is not known, costs time, not the run: a note says so.
     A source ``plugin:NAME:ARGUMENT`` is read by the reader plugin of that name, and not cached.
     Image files that cannot be decoded are named in ``unreadable`` (such a load is not cached).
 
@@ -49,12 +49,13 @@ def load_splits(
     contradicts itself.
     """
     cache_dir = default_cache_folder() if cache_dir is None else cache_dir
+    address = parse_plugin_address(config.source)
     if config.source == "demo":
         key = make_key(
             {"source": "demo", "scale": config.demo_scale, "resolution": config.resolution}, []
         )
-        return open_cached(cache_dir, key) or _keep(_draw_demo(config, track), cache_dir, key)
-    address = parse_plugin_address(config.source)
+        cached = _open(cache_dir, key, "demo")
+        return cached or _keep(_draw_demo(config, track), cache_dir, key, "demo")
     if address is not None:
         return read_plugin(address, resolution=config.resolution)
     path = expanded(config.source)
@@ -72,11 +73,11 @@ def load_splits(
         },
         tree.stamps() if tree is not None else [_stamp(file) for file in files],
     )
-    cached = open_cached(cache_dir, key)
+    cached = _open(cache_dir, key, str(path))
     if cached is not None:
         return cached
     if tree is not None:
-        return _keep(_read_tree(tree, config, track), cache_dir, key)
+        return _keep(_read_tree(tree, config, track), cache_dir, key, str(path))
     if files[0].suffix.lower() == ".zip":
         with ZipTree(files, source=str(path)) as archives:
             splits = _read_tree(archives, config, track)
@@ -84,7 +85,7 @@ def load_splits(
         splits = read_npz(files[0], resolution=config.resolution, crop=config.crop, track=track)
     else:
         splits = read_pickles(path, resolution=config.resolution, crop=config.crop, track=track)
-    return _keep(splits, cache_dir, key)
+    return _keep(splits, cache_dir, key, str(path))
 
 
 def _container_files(path: Path) -> list[Path]:
@@ -118,13 +119,27 @@ def _draw_demo(config: DataConfig, track: Track) -> LabeledSplits:
     return draw_demo(scale=config.demo_scale, resolution=config.resolution, track=track)
 
 
-def _keep(splits: LabeledSplits, cache_dir: Path, key: CacheKey) -> LabeledSplits:
+def _open(cache_dir: Path | None, key: CacheKey, source: str) -> LabeledSplits | None:
+    return None if cache_dir is None else open_cached(cache_dir, key, source)
+
+
+def _keep(
+    splits: LabeledSplits, cache_dir: Path | None, key: CacheKey, source: str
+) -> LabeledSplits:
     if splits.unreadable:
         return splits
+    if cache_dir is None:
+        reason = "there is no home folder to keep them in; set SIGNFORGE_CACHE to a folder"
+        return _with_note(splits, f"Decoded images are not kept: {reason}.")
     try:
-        write_cached(cache_dir, key, splits)
+        write_cached(cache_dir, key, splits, source)
     except OSError as error:
         reason = error.strerror or " ".join(str(error).split())
-        note = f"Decoded images are not kept: {cache_dir} cannot be written ({reason})."
-        return replace(splits, notes=(*splits.notes, note))
+        return _with_note(
+            splits, f"Decoded images are not kept: {cache_dir} cannot be written ({reason})."
+        )
     return splits
+
+
+def _with_note(splits: LabeledSplits, note: str) -> LabeledSplits:
+    return replace(splits, notes=(*splits.notes, note))

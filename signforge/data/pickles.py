@@ -72,7 +72,7 @@ def read_pickles(
             groups=torch.from_numpy(groups),
             class_names=GTSRB_CLASS_NAMES,
             names=tuple(f"{file.name}[{index}]" for index in range(len(labels))),
-            source=str(file),
+            source=f"{path} ({split})" if path.is_dir() else str(path),
         )
     return LabeledSplits(
         train=splits["train"],

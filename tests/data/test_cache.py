@@ -1,5 +1,7 @@
 import json
 import os
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -22,7 +24,7 @@ def make_splits(seed: int = 0, val: bool = False) -> LabeledSplits:
             groups=torch.arange(n) - 1,
             class_names=("Überholen <b>", "x"),
             names=tuple(f"ü/{i}.png" for i in range(n)),
-            source="here",
+            source="here (train)",
         )
 
     return LabeledSplits(
@@ -33,8 +35,8 @@ def make_splits(seed: int = 0, val: bool = False) -> LabeledSplits:
 @pytest.mark.parametrize("val", [False, True])
 def test_round_trip(tmp_path: Path, val: bool) -> None:
     splits = make_splits(val=val)
-    write_cached(tmp_path / "new/folder", KEY, splits)
-    again = open_cached(tmp_path / "new/folder", KEY)
+    write_cached(tmp_path / "new/folder", KEY, splits, "here")
+    again = open_cached(tmp_path / "new/folder", KEY, "here")
     assert again is not None
     assert again.notes == splits.notes
     assert again.named().keys() == splits.named().keys()
@@ -50,19 +52,19 @@ def test_round_trip(tmp_path: Path, val: bool) -> None:
 
 
 def test_it_is_memory_mapped(tmp_path: Path) -> None:
-    write_cached(tmp_path, KEY, make_splits())
-    again = open_cached(tmp_path, KEY)
+    write_cached(tmp_path, KEY, make_splits(), "here")
+    again = open_cached(tmp_path, KEY, "here")
     assert again is not None
     with Path("/proc/self/maps").open() as maps:
         assert any(str(tmp_path) in line for line in maps)
 
 
 def test_writing_into_opened_images_leaves_the_file_alone(tmp_path: Path) -> None:
-    write_cached(tmp_path, KEY, make_splits())
-    first = open_cached(tmp_path, KEY)
+    write_cached(tmp_path, KEY, make_splits(), "here")
+    first = open_cached(tmp_path, KEY, "here")
     assert first is not None
     first.train.images.zero_()
-    second = open_cached(tmp_path, KEY)
+    second = open_cached(tmp_path, KEY, "here")
     assert second is not None
     assert second.train.fingerprint == make_splits().train.fingerprint
 
@@ -95,23 +97,23 @@ def rename_image(path: Path) -> None:
     ],
 )
 def test_damage_is_not_trusted(tmp_path: Path, suffix: str, damage: Callable) -> None:
-    write_cached(tmp_path, KEY, make_splits())
-    assert open_cached(tmp_path, KEY) is not None
+    write_cached(tmp_path, KEY, make_splits(), "here")
+    assert open_cached(tmp_path, KEY, "here") is not None
     (path,) = tmp_path.glob(f"*.{suffix}")
     damage(path)
-    assert open_cached(tmp_path, KEY) is None
+    assert open_cached(tmp_path, KEY, "here") is None
 
 
 def test_another_state_replaces_and_another_origin_stays(tmp_path: Path) -> None:
     newer = CacheKey(origin=KEY.origin, state="c" * 64)
     other = CacheKey(origin="d" * 64, state=KEY.state)
-    write_cached(tmp_path, KEY, make_splits(1))
-    assert open_cached(tmp_path, newer) is None
-    assert open_cached(tmp_path, other) is None
-    write_cached(tmp_path, newer, make_splits(2))
-    write_cached(tmp_path, other, make_splits(3))
-    assert open_cached(tmp_path, KEY) is None
-    opened = open_cached(tmp_path, newer)
+    write_cached(tmp_path, KEY, make_splits(1), "here")
+    assert open_cached(tmp_path, newer, "here") is None
+    assert open_cached(tmp_path, other, "here") is None
+    write_cached(tmp_path, newer, make_splits(2), "here")
+    write_cached(tmp_path, other, make_splits(3), "here")
+    assert open_cached(tmp_path, KEY, "here") is None
+    opened = open_cached(tmp_path, newer, "here")
     assert opened is not None
     assert opened.train.fingerprint == make_splits(2).train.fingerprint
     assert len(list(tmp_path.iterdir())) == 4
@@ -123,7 +125,7 @@ def test_an_interrupted_write_leaves_no_file(tmp_path: Path, monkeypatch) -> Non
 
     monkeypatch.setattr(os, "fsync", fail)
     with pytest.raises(OSError, match="No space"):
-        write_cached(tmp_path, KEY, make_splits())
+        write_cached(tmp_path, KEY, make_splits(), "here")
     assert list(tmp_path.iterdir()) == []
 
 
@@ -147,3 +149,56 @@ def test_default_folder(monkeypatch: pytest.MonkeyPatch) -> None:
     assert default_cache_folder() == Path("/xdg/signforge")
     monkeypatch.setenv("XDG_CACHE_HOME", "relative")
     assert default_cache_folder() == Path.home() / ".cache/signforge"
+    monkeypatch.setenv("SIGNFORGE_CACHE", "~/mine")
+    assert default_cache_folder() == Path.home() / "mine"
+
+
+def test_there_is_no_default_folder_without_a_home(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SIGNFORGE_CACHE", "~no-such-user/cache")
+    assert default_cache_folder() is None
+    for name in ("SIGNFORGE_CACHE", "XDG_CACHE_HOME", "HOME"):
+        monkeypatch.delenv(name, raising=False)
+
+    def no_account(_: int) -> None:
+        raise KeyError
+
+    monkeypatch.setattr("pwd.getpwuid", no_account)
+    assert default_cache_folder() is None
+
+
+def test_the_source_is_named_as_it_is_asked_for_now(tmp_path: Path) -> None:
+    write_cached(tmp_path, KEY, make_splits(), "here")
+    again = open_cached(tmp_path, KEY, "../there")
+    assert again is not None
+    assert {images.source for images in again.named().values()} == {"../there (train)"}
+
+
+@pytest.mark.skipif(os.name == "nt", reason="POSIX permissions")
+def test_others_may_read_the_files_as_far_as_the_umask_lets_them(tmp_path: Path) -> None:
+    plain = tmp_path / "plain"
+    plain.touch()
+    write_cached(tmp_path / "cache", KEY, make_splits(), "here")
+    modes = {path.stat().st_mode for path in (tmp_path / "cache").iterdir()}
+    assert modes == {plain.stat().st_mode}
+
+
+def test_what_a_killed_process_left_is_removed_and_nothing_of_others(tmp_path: Path) -> None:
+    script = """
+import os, sys
+from pathlib import Path
+from signforge.data import cache
+cache._sha256_file = lambda path: os._exit(9)
+cache._write_whole(Path(sys.argv[1]), lambda path: path.touch())
+"""
+    data_path = tmp_path / f"images-{'e' * 20}.safetensors"
+    killed = subprocess.run([sys.executable, "-c", script, str(data_path)])
+    assert killed.returncode == 9
+    (leftover,) = tmp_path.iterdir()
+    living = tmp_path / f".{data_path.name}.00000000.{os.getppid()}.tmp"
+    others = tmp_path / ".bashrc.tmp"
+    living.mkdir()
+    others.touch()
+    write_cached(tmp_path, KEY, make_splits(), "here")
+    assert not leftover.exists()
+    assert living.exists()
+    assert others.exists()

@@ -74,6 +74,27 @@ def test_an_unwritable_cache_costs_only_a_note(tmp_path: Path, make_gtsrb) -> No
     assert "cannot be written" in splits.notes[-1]
 
 
+def test_an_unknown_home_folder_costs_only_a_note(tmp_path: Path, make_gtsrb, monkeypatch) -> None:
+    monkeypatch.setenv("SIGNFORGE_CACHE", "~no-such-user/cache")
+    monkeypatch.chdir(tmp_path)
+    splits = load(make_gtsrb(tmp_path / "x"))
+    assert len(splits.train) == 18
+    assert splits.notes[-1].startswith("Decoded images are not kept: there is no home folder")
+    assert [path.name for path in tmp_path.iterdir()] == ["x"]
+
+
+def test_a_cached_source_is_called_as_it_is_now(tmp_path: Path, make_gtsrb, monkeypatch) -> None:
+    root = make_gtsrb(tmp_path / "x")
+    assert load(root).train.source == f"{root} (train)"
+    forbid_decoding(monkeypatch)
+    (tmp_path / "link").symlink_to(root)
+    assert load(tmp_path / "link").train.source == f"{tmp_path / 'link'} (train)"
+    monkeypatch.chdir(root)
+    again = load(".")
+    assert again.test is not None
+    assert (again.train.source, again.test.source) == (". (train)", ". (test)")
+
+
 def test_progress_is_reported(tmp_path: Path, make_gtsrb) -> None:
     seen: dict[str, int] = {}
 

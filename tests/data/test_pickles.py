@@ -83,6 +83,8 @@ def test_folder_of_three(tmp_path: Path) -> None:
     assert splits.val.groups.tolist() == [2] * 30
     assert splits.test.groups.tolist() == [-1] * 3
     assert splits.test.labels.tolist() == [5, 1, 5]
+    assert (splits.train.source, splits.val.source) == (f"{tmp_path} (train)", f"{tmp_path} (val)")
+    assert load(tmp_path / "train.p").train.source == str(tmp_path / "train.p")
 
 
 def test_resize_and_roi(tmp_path: Path) -> None:
