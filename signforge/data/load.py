@@ -46,10 +46,14 @@ def load_splits(
     Image files that cannot be decoded are named in ``unreadable`` (such a load is not cached).
 
     Raises SignforgeError where the source does not exist, holds nothing that is recognised, or
-    contradicts itself.
+    contradicts itself, and for ``config.crop`` "roi" where there are no regions.
     """
     cache_dir = default_cache_folder() if cache_dir is None else cache_dir
     address = parse_plugin_address(config.source)
+    if config.crop == "roi" and (config.source == "demo" or address is not None):
+        raise SignforgeError(
+            f"{config.source} has no regions of interest to crop to; use crop full."
+        )
     if config.source == "demo":
         key = make_key(
             {"source": "demo", "scale": config.demo_scale, "resolution": config.resolution}, []

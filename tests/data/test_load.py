@@ -159,6 +159,14 @@ def test_nothing_readable_names_the_first_file(tmp_path: Path) -> None:
         load(tmp_path)
 
 
+@pytest.mark.parametrize("source", ["demo", "plugin:any:/data"])
+def test_a_source_without_regions_cannot_be_cropped_to_them(source: str) -> None:
+    with pytest.raises(
+        SignforgeError, match=f"^{source} has no regions of interest to crop to; use crop full.$"
+    ):
+        load(source, crop="roi")
+
+
 def test_demo_is_drawn_once(monkeypatch: pytest.MonkeyPatch) -> None:
     demo = pytest.importorskip("signforge.data.demo")
     first = load("demo", resolution=16, demo_scale=0.005)
