@@ -6,6 +6,7 @@ names with ``..`` are refused, and no file gives more bytes than its cap.
 
 import lzma
 import os
+import re
 import stat
 import zipfile
 import zlib
@@ -20,6 +21,7 @@ MAX_FILE_BYTES = 256 * 2**20
 """Most bytes that one file of a tree may give, counted as they are read."""
 MAX_FILES = 5_000_000
 
+_DRIVE = re.compile(r"[A-Za-z]:")
 _SKIPPED_FOLDERS = frozenset({"__MACOSX"})
 
 
@@ -203,9 +205,11 @@ class ZipTree:
             self._add_member(path, archive, member)
 
     def _add_member(self, path: Path, archive: zipfile.ZipFile, member: zipfile.ZipInfo) -> None:
-        name = member.filename.rstrip("/")
+        name = member.filename
         parts = PurePosixPath(name).parts
-        if not parts or name.startswith("/") or ".." in parts or "\\" in name or ":" in parts[0]:
+        if not parts:  # "./", which some programs write for the root itself
+            return
+        if name.startswith("/") or ".." in parts or "\\" in name or _DRIVE.match(parts[0]):
             raise SignforgeError(
                 f"{path}: the entry {member.filename!r} could lead outside the archive; "
                 "do not use this file."

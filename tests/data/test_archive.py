@@ -43,12 +43,26 @@ def test_several_zips_are_one_tree_and_a_name_in_both_is_refused(tmp_path: Path)
 
 
 @pytest.mark.parametrize(
-    "name", ["../evil.ppm", "/etc/evil", "a/../../evil", "a\\..\\evil", "C:/x"]
+    "name",
+    ["../evil.ppm", "/etc/evil", "/", "a/../../evil", "a\\..\\evil", "C:/x", "c:x", "./C:/x", "C:"],
 )
 def test_names_that_leave_the_archive_are_refused(tmp_path: Path, name: str) -> None:
     path = write_zip(tmp_path / "slip.zip", {"ok.txt": b"", name: b"x"})
     with pytest.raises(SignforgeError, match="outside the archive"):
         ZipTree([path])
+
+
+def test_the_root_itself_and_names_with_a_colon_are_no_danger(tmp_path: Path) -> None:
+    path = tmp_path / "x.zip"
+    with zipfile.ZipFile(path, "w") as file:
+        for folder in ("./", "./Speed: 30/"):
+            file.writestr(zipfile.ZipInfo(folder), b"")
+        file.writestr("./Speed: 30/1.ppm", b"one")
+        file.writestr("10:30/2.ppm", b"two")
+    with ZipTree([path]) as tree:
+        assert tree.folders() == ("10:30", "Speed: 30")
+        assert tree.names() == ("10:30/2.ppm", "Speed: 30/1.ppm")
+        assert tree.read("Speed: 30/1.ppm") == b"one"
 
 
 def test_links_are_refused(tmp_path: Path) -> None:
