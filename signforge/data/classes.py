@@ -9,15 +9,22 @@ import torch
 from signforge.data.images import LabeledImages, LabeledSplits
 from signforge.errors import SignforgeError
 
+_MOST_DIGITS = 18  # of an id; int() raises from 4,300 on
+
 
 def find_class(name_or_id: str, class_names: Sequence[str]) -> int:
     """The label of a class given by its name or its id; the case of a name may be another.
 
     Raises SignforgeError where there is no such class, with the closest name, and where several
-    differ from ``name_or_id`` in case alone.
+    are called ``name_or_id``, or differ from it in case alone.
     """
-    if name_or_id in class_names:
-        return list(class_names).index(name_or_id)
+    same = [label for label, name in enumerate(class_names) if name == name_or_id]
+    if len(same) > 1:
+        raise SignforgeError(
+            f"Classes {' and '.join(map(str, same))} are all called {name_or_id!r}; give an id."
+        )
+    if same:
+        return same[0]
     lowered = [name.lower() for name in class_names]
     wanted = name_or_id.strip().lower()
     alike = [label for label, name in enumerate(lowered) if name == wanted]
@@ -28,7 +35,7 @@ def find_class(name_or_id: str, class_names: Sequence[str]) -> int:
         )
     if alike:
         return alike[0]
-    if wanted.isdecimal() and int(wanted) < len(class_names):
+    if wanted.isdecimal() and len(wanted) <= _MOST_DIGITS and int(wanted) < len(class_names):
         return int(wanted)
     closest = difflib.get_close_matches(wanted, lowered, n=1)
     hint = f"; did you mean {class_names[lowered.index(closest[0])]!r}?" if closest else "."

@@ -25,7 +25,7 @@ def test_a_class_is_found_by_name_in_any_case_or_by_id(given, label):
     assert find_class(given, NAMES) == label
 
 
-@pytest.mark.parametrize("given", ["5", "-1", "99", "", "\u00b2", "zebra crossing"])
+@pytest.mark.parametrize("given", ["5", "-1", "99", "9" * 5000, "", "\u00b2", "zebra crossing"])
 def test_an_unknown_class_is_one_sentence_with_the_ids(given):
     with pytest.raises(SignforgeError, match=r"There is no class .*: ids are 0\.\.4"):
         find_class(given, NAMES)
@@ -109,3 +109,10 @@ def test_the_case_decides_between_names_that_differ_in_it_alone():
     assert [find_class(name, names) for name in ("STOP", "stop", "yield", "1")] == [0, 1, 2, 1]
     with pytest.raises(SignforgeError, match="'Stop' may be class 0 or 1, which differ in case"):
         find_class("Stop", names)
+
+
+def test_a_name_that_several_classes_have_needs_an_id():
+    names = ("a", "a", "b", "2")
+    with pytest.raises(SignforgeError, match=r"^Classes 0 and 1 are all called 'a'; give an id\.$"):
+        find_class("a", names)
+    assert [find_class(name, names) for name in ("0", "1", "B", "2")] == [0, 1, 2, 3]
