@@ -22,7 +22,10 @@ _MODES = frozenset({"1", "L", "LA", "P", "PA", "RGB", "RGBA", "RGBX", "CMYK", "Y
 
 
 def check_mode(image: Image.Image, name: str) -> None:
-    """Raises SignforgeError for more than 8 bits a channel, which Pillow would clip to white."""
+    """Raises SignforgeError for modes of more than 8 bits, which Pillow would clip to white.
+
+    Colour of 16 bits a channel is none of them: Pillow reduces it to 8 as it opens it.
+    """
     if image.mode not in _MODES:
         raise SignforgeError(
             f"{name} has pixels of kind {image.mode}; save it with 8 bits a channel."
@@ -67,7 +70,7 @@ def decode_image(data: bytes, name: str) -> Image.Image:
     """The RGB image in the bytes of a PPM, PNG or JPEG file; ``name`` is for messages.
 
     Raises SignforgeError for other formats, damaged or truncated files, more than MAX_PIXELS
-    pixels, and more than 8 bits a channel.
+    pixels, and where ``check_mode`` does.
     """
     try:
         with warnings.catch_warnings():

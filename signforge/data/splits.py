@@ -86,7 +86,7 @@ def split_by_group(
 
     Every class keeps at least ``keep_groups`` groups, as far as a class of two or more groups can
     while it has at least one held out. An unknown group counts as one group per image. The same
-    groups are chosen in whatever order the images come.
+    groups are chosen in whatever order known groups come.
 
     Raises SignforgeError if ``holdout_fraction`` is not inside (0, 1) or a group spans classes.
     """
@@ -125,7 +125,7 @@ def long_tail(
 
     Raises SignforgeError if ``imbalance_ratio`` is below 1 or a group spans classes.
     """
-    if imbalance_ratio < 1:
+    if not imbalance_ratio >= 1:  # as NaN is neither
         raise SignforgeError(f"The imbalance ratio must be at least 1, got {imbalance_ratio}.")
     rng = torch.Generator().manual_seed(seed)
     counts = images.class_counts

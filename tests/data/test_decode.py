@@ -53,16 +53,22 @@ def test_other_formats_are_not_opened(draw, encode, format_: str) -> None:
         decode_image(encode(draw(1), format_), "x.png")
 
 
-@pytest.mark.parametrize(("width", "height"), [(9000, 9000), (12000, 12000), (60000, 60000)])
-def test_oversized_images_are_refused_by_their_header(width: int, height: int) -> None:
+def colour_png(width: int, height: int, bits: int, rows: bytes) -> bytes:
+    """A PNG of RGB with ``bits`` a channel; ``rows`` as PNG compresses them."""
+
     def chunk(kind: bytes, data: bytes) -> bytes:
         return (
             struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
         )
 
-    header = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
-    png = b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", b"") + chunk(b"IEND", b"")
-    for data in (png, f"P6 {width} {height} 255\n".encode()):
+    header = struct.pack(">IIBBBBB", width, height, bits, 2, 0, 0, 0)
+    chunks = chunk(b"IHDR", header) + chunk(b"IDAT", rows) + chunk(b"IEND", b"")
+    return b"\x89PNG\r\n\x1a\n" + chunks
+
+
+@pytest.mark.parametrize(("width", "height"), [(9000, 9000), (12000, 12000), (60000, 60000)])
+def test_oversized_images_are_refused_by_their_header(width: int, height: int) -> None:
+    for data in (colour_png(width, height, 8, b""), f"P6 {width} {height} 255\n".encode()):
         with pytest.raises(SignforgeError, match="bomb has more than"):
             decode_image(data, "bomb")
 
@@ -79,6 +85,14 @@ def test_sixteen_bit_png_is_refused_not_clipped() -> None:
     Image.fromarray(np.full((4, 4), 40000, dtype=np.uint16)).save(file, "PNG")
     with pytest.raises(SignforgeError, match="8 bits a channel"):
         decode_image(file.getvalue(), "x.png")
+
+
+def test_colour_of_sixteen_bits_is_reduced_to_eight() -> None:
+    values = np.array([0, 0x1234, 0x9C40, 0xFFFF, 0x8000, 0x00FF], dtype=">u2")
+    png = colour_png(2, 1, 16, zlib.compress(b"\0" + values.tobytes()))
+    for data in (png, b"P6 2 1 65535\n" + values.tobytes()):
+        pixels = np.asarray(decode_image(data, "x")).astype(int).flatten()
+        assert np.abs(pixels - values.astype(int) / 257).max() < 1
 
 
 def test_an_image_of_the_target_size_stays_byte_equal(draw) -> None:

@@ -160,8 +160,9 @@ def test_long_tail_leaves_an_absent_class_absent():
 
 
 def test_ratio_below_1_is_refused():
-    with pytest.raises(SignforgeError, match="at least 1"):
-        long_tail(make_images([[2]]), imbalance_ratio=0.5, seed=0)
+    for ratio in (0.5, float("nan")):
+        with pytest.raises(SignforgeError, match=f"at least 1, got {ratio}"):
+            long_tail(make_images([[2]]), imbalance_ratio=ratio, seed=0)
 
 
 def test_imbalance_ratio_and_shot_groups():
