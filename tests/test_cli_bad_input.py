@@ -363,7 +363,7 @@ def test_an_unknown_device(tmp_path: Path, signs: Path) -> None:
 def test_a_run_is_never_overwritten(signs: Path, generator: Path) -> None:
     before = tree(generator)
     sentence = refusal(*TRAIN, *TRAIN_SETTINGS, "--data", signs, "--out", generator)
-    assert "already holds a training run; use --resume" in sentence
+    assert sentence == f"{generator} already holds a generator; use another --out."
     assert tree(generator) == before
 
 

@@ -33,9 +33,11 @@ def test_losses_are_the_log_likelihoods_of_a_coin(real, fake):
     expected = -sum(map(log_sigmoid, real)) / len(real) - sum(log_sigmoid(-x) for x in fake) / len(
         fake
     )
-    got = discriminator_loss(torch.tensor(real).double(), torch.tensor(fake).double())
+    got = discriminator_loss(
+        torch.tensor(real, dtype=torch.float64), torch.tensor(fake, dtype=torch.float64)
+    )
     assert float(got) == pytest.approx(expected, rel=1e-6, abs=1e-9)
-    got = generator_loss(torch.tensor(fake).double())
+    got = generator_loss(torch.tensor(fake, dtype=torch.float64))
     assert float(got) == pytest.approx(-sum(map(log_sigmoid, fake)) / len(fake), rel=1e-6, abs=1e-9)
 
 
@@ -100,7 +102,9 @@ def test_r1_is_differentiable_in_the_weights():
 @settings(deadline=None, max_examples=50)
 @given(pairs=st.lists(st.tuples(st.floats(-30, 30), st.floats(-30, 30)), min_size=1, max_size=8))
 def test_the_relativistic_loss_sees_only_differences_of_pairs(pairs):
-    wanted, unwanted = (torch.tensor(side).double() for side in zip(*pairs, strict=True))
+    wanted, unwanted = (
+        torch.tensor(side, dtype=torch.float64) for side in zip(*pairs, strict=True)
+    )
     expected = -sum(log_sigmoid(a - b) for a, b in pairs) / len(pairs)
     assert float(relativistic_loss(wanted, unwanted)) == pytest.approx(expected, rel=1e-6, abs=1e-9)
     shifted = relativistic_loss(wanted + 7, unwanted + 7)
