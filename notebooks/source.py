@@ -176,8 +176,9 @@ display(
 # ## Fidelity
 #
 # A classifier trained on the real training split gives the features (its hash is kept with the
-# figures). *Real against real* is what real images of other signs reach with as many images: no
-# sample can be expected to do better. Label agreement is the share of images to which the
+# figures). *Real against real* is what real images of other signs reach with as many images.
+# Samples may exceed it, in label agreement and precision above all, where they are typical rather
+# than good. Label agreement is the share of images to which the
 # classifier gives their own class.
 
 # %%
