@@ -17,7 +17,9 @@ import pytest
 import typer
 import yaml
 from PIL import Image
+from rich.console import Console
 
+from signforge import terminal
 from signforge.cli import app
 from signforge.errors import SignforgeError
 from support.cli_runner import Ran, run_cli
@@ -633,6 +635,31 @@ def test_a_training_stopped_before_its_first_step_says_so(tmp_path: Path, signs:
     assert run_cli(*train_args(signs, run, "--json", kimg=0.1)).json()["seen_kimg"] > 0
 
 
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
+def test_a_stopped_benchmark_goes_on(
+    tmp_path: Path, signs: Path, monkeypatch: pytest.MonkeyPatch, number: signal.Signals, code: int
+) -> None:
+    """The signal comes as soon as the first row is told."""
+    real, out = terminal.print_message, tmp_path / "run"
+
+    def tell(console: Console, text: str) -> None:
+        real(console, text)
+        if "validation macro accuracy" in text:
+            os.kill(os.getpid(), number)
+
+    args = benchmark_args(signs, out, "--arms", "real,oversample", "--seeds", 1)
+    with monkeypatch.context() as patch:
+        patch.setattr(terminal, "print_message", tell)
+        ran = run_cli(*args)
+    assert (ran.code, ran.out) == (code, "")
+    assert ran.err.endswith("Stopped; the same command goes on from here.\n")
+    (kept,) = (out / "rows.jsonl").read_text().splitlines()
+    assert run_cli(*args).code == 0
+    first, second = (out / "rows.jsonl").read_text().splitlines()
+    assert first == kept
+    assert json.loads(second)["arm"] == "oversample"
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
 def test_a_stopped_training_goes_on(
@@ -661,6 +688,7 @@ def test_a_stopped_training_goes_on(
     stopped = json.loads(out)
     assert stopped["stopped"] is True
     assert list((run / "checkpoints").glob("*kimg/manifest.json"))
+    assert stopped["seen_kimg"] > 0  # there is always a checkpoint of the very start
     assert run_cli("generate", run, "--num", 1, "--out", tmp_path / "drawn").code == 0
 
     target = round(stopped["seen_kimg"] + 0.08, 3)

@@ -19,13 +19,13 @@ def test_the_record_is_json_and_names_versions_and_hardware():
     assert f"{environment['hardware']['cores']} cores" in hardware_line(environment)
 
 
-@pytest.mark.skipif(shutil.which("git") is None, reason="git is not installed")
 def test_no_gpu_is_named_that_is_not_used():
     assert describe_environment("cpu")["hardware"]["gpu"] is None
     with pytest.raises(SignforgeError, match="'cuda:99' was asked for"):
         describe_environment("cuda:99")
 
 
+@pytest.mark.skipif(shutil.which("git") is None, reason="git is not installed")
 def test_the_commit_is_that_of_the_packages_own_checkout(tmp_path):
     def git(*arguments, cwd=tmp_path):
         identity = ["-c", "user.name=t", "-c", "user.email=t@example.org"]

@@ -11,6 +11,7 @@ from signforge.benchmark.folder import (
     read_groups,
     read_json,
     read_rows,
+    read_target,
     write_groups,
 )
 from signforge.config import Config
@@ -18,6 +19,25 @@ from signforge.errors import SignforgeError
 from support.benchmark_runs import append_many
 
 ROWS_EACH = 200
+
+
+class Planted:
+    """Touches a file when it is unpickled."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def __reduce__(self) -> object:
+        return Path.touch, (self.path,)
+
+
+def test_predictions_run_no_code(tmp_path: Path) -> None:
+    (tmp_path / "predictions").mkdir()
+    planted = np.array([Planted(tmp_path / "ran")], dtype=object)
+    np.save(tmp_path / "predictions" / "target.npy", planted)
+    with pytest.raises(SignforgeError, match=r"target\.npy is not a whole \.npy file"):
+        read_target(tmp_path)
+    assert not (tmp_path / "ran").exists()
 
 
 def test_processes_that_add_to_one_file_lose_no_row(tmp_path: Path) -> None:

@@ -1,11 +1,15 @@
 """``signforge plan`` from a small data set and a tiny run to a YAML file of class counts."""
 
 import json
+import os
+import signal
 from pathlib import Path
 
 import pytest
 import yaml
+from rich.console import Console
 
+from signforge import terminal
 from signforge.balance.plan import BalancePlan, as_plan
 from signforge.balance.strategy import resolve_sampling_strategy
 from signforge.config import dump_config, load_config, validate
@@ -144,3 +148,33 @@ def test_what_does_not_fit_is_one_sentence(
     again = refusal(plan(run, signs, new, "--set", f"balance.sampling_strategy={out}"))
     assert "is a plan already" in again
     assert list(tmp_path.iterdir()) == [counts]
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
+def test_a_stopped_plan_goes_on(
+    run: Path,
+    signs: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    number: signal.Signals,
+    code: int,
+) -> None:
+    """The signal comes as soon as the first classifier's row is told."""
+    real, out = terminal.print_message, tmp_path / "plan.yaml"
+
+    def tell(console: Console, text: str) -> None:
+        real(console, text)
+        if "macro accuracy on validation" in text:
+            os.kill(os.getpid(), number)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(terminal, "print_message", tell)
+        ran = plan(run, signs, out)
+    assert (ran.code, ran.out) == (code, "")
+    assert ran.err.endswith("Stopped; the same command goes on from here.\n")
+    assert not out.exists()
+    rows = out.with_suffix(".trials") / "rows.jsonl"
+    (kept,) = rows.read_text().splitlines()
+    assert plan(run, signs, out).code == 0
+    assert rows.read_text().splitlines()[0] == kept
+    assert out.exists()

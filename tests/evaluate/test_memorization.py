@@ -70,7 +70,7 @@ def test_one_class_that_is_copied_is_named() -> None:
 def test_copies_in_the_control_leave_no_ratio() -> None:
     train = labelled(60, 0)
     found = memorization_report(*labelled(60, 2), *train, *train)
-    assert found.median_ratio is None or found.median_ratio > 1e3
+    assert found.median_ratio is None
     assert found.macro_share == 0
 
 

@@ -29,6 +29,9 @@ def parts(make_config, make_train):
     def make(seed: int):
         config, train = make_config(seed=seed), make_train()
         state = build_training_state(config, num_classes=3, resolution=8, device=CPU)
+        with torch.no_grad():  # the averaged weights are others than those that train
+            for weight in state.generator.parameters():
+                weight.add_(0.1)
         return make_config(), state, train, BatchSource(train, "uniform", CPU)
 
     return make
@@ -52,6 +55,7 @@ def test_the_statistics_are_those_of_the_averaged_weights(parts):
         assert ((norm.running_mean - given.mean(dim=(0, 2, 3))).abs() < 0.3 * scale).all()
         assert torch.allclose(norm.running_var, given.var(dim=(0, 2, 3)), rtol=0.35)
         assert norm.momentum == 0.1
+    assert torch.equal(sampler.generator.embedding.weight, state.ema.embedding.weight)
     after = state.ema.state_dict()
     assert all(torch.equal(before[key], after[key]) for key in before)
 
