@@ -16,8 +16,8 @@ REPOSITORY = Path(__file__).resolve().parents[1]
 USERS = ("benchmarks", "examples", "notebooks", "plugins")
 ROOMS = ("data", "classify", "gan", "balance", "export", "evaluate", "benchmark")
 FOUNDATION = {
-    *("errors", "config", "progress", "files", "device", "environment", "seeds", "plugins"),
-    *("allocator", "tensor_state"),
+    *("errors", "yaml_text", "config", "progress", "files", "device", "environment", "seeds"),
+    *("plugins", "allocator", "tensor_state"),
 }
 TOP = {"cli", "terminal", "live", "testing", "__main__"}
 

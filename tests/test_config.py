@@ -13,11 +13,11 @@ from signforge.config import (
     load_config,
     merge_overrides,
     parse_override,
-    parse_yaml,
     preset_names,
     validate,
 )
 from signforge.errors import SignforgeError
+from signforge.yaml_text import parse_yaml
 
 CONFIGS = Path(__file__).parent.parent / "configs"
 
@@ -244,15 +244,6 @@ def test_names_of_digits_are_kept_as_they_are_written(tmp_path):
     assert load_config(write(tmp_path, f"data: {{classes: {listed}}}")).data.classes == names
 
 
-@pytest.mark.parametrize(
-    ("text", "value"),
-    [("0", 0), ("-3", -3), ("0.5", 0.5), ("12", 12), ("1.0e-4", 1e-4), ("0x10", 16), ("'7'", "7")],
-)
-def test_numbers_are_numbers(text, value):
-    assert parse_yaml(text) == value
-    assert type(parse_yaml(text)) is type(value)
-
-
 def test_a_leading_zero_does_not_make_a_number_octal():
     config = load_config(None, [parse_override("gan.seed=010")])
     assert config.gan.seed == 10
@@ -269,10 +260,6 @@ def test_keys_are_the_text_that_is_written(tmp_path):
     assert load_config(path).balance.sampling_strategy == expected
 
 
-def test_a_number_that_is_a_key_elsewhere_is_still_a_number():
-    assert parse_yaml("[&a 14, {*a : 1}]") == [14, {"14": 1}]
-
-
 @pytest.mark.parametrize(
     ("text", "key"),
     [
@@ -286,13 +273,6 @@ def test_a_key_that_is_there_twice_is_named(tmp_path, text, key):
         load_config(write(tmp_path, text))
     assert f"is not valid YAML: the key '{key}' is there twice, keep one" in str(error.value)
     assert "\n" not in str(error.value)
-
-
-def test_merged_keys_may_be_written_again():
-    assert parse_yaml("a: &x {k: 1, l: 2}\nb: {<<: *x, k: 3}") == {
-        "a": {"k": 1, "l": 2},
-        "b": {"k": 3, "l": 2},
-    }
 
 
 def test_what_is_nested_too_deeply_is_one_sentence(tmp_path):

@@ -14,9 +14,10 @@ import yaml
 from pydantic import BaseModel, Field, ValidationError, model_validator
 from torch import Tensor
 
-from signforge.config import Section, parse_yaml
+from signforge.config import Section
 from signforge.errors import SignforgeError
 from signforge.files import write_atomically
+from signforge.yaml_text import parse_yaml
 
 PLAN_FORMAT: Final = "signforge-balance-plan-1"
 _ANY_PLAN = "signforge-balance-plan-"

@@ -20,9 +20,9 @@ from torch import Tensor
 from signforge.balance.plan import POLICIES as POLICIES
 from signforge.balance.plan import BalancePlan, as_plan
 from signforge.balance.shares import exact_share
-from signforge.config import parse_yaml
 from signforge.errors import SignforgeError
 from signforge.files import sha256
+from signforge.yaml_text import parse_yaml
 
 Counts: TypeAlias = Mapping[str, int] | Mapping[int, int] | Mapping[str | int, int]
 SamplingStrategy: TypeAlias = (

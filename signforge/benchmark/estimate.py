@@ -33,8 +33,8 @@ from signforge.benchmark.runner import (
     GENERATOR,
     check_generator,
     plan_jobs,
-    require_same_run,
 )
+from signforge.benchmark.same_run import require_same_run
 from signforge.classify.model import build_classifier
 from signforge.classify.training import fit_classifier, predict_logits
 from signforge.config import Config, GanConfig

@@ -28,9 +28,9 @@ from signforge.benchmark.runner import (
     Executor,
     check_generator,
     plan_jobs,
-    require_same_run,
     run_benchmark,
 )
+from signforge.benchmark.same_run import require_same_run
 from signforge.benchmark.summary import Summary, summarise_run
 from signforge.benchmark.tracking import track_benchmark
 from signforge.classify.losses import LDAM_SCALE

@@ -27,10 +27,8 @@ from signforge.benchmark.folder import (
     Labels,
     Row,
     append_row,
-    check_run,
     config_hash,
     finished_rows,
-    known_generator,
     open_run,
     write_groups,
     write_json,
@@ -179,27 +177,6 @@ def run_benchmark(
         done[row["arm"], row["seed"]] = row
         on_row(row)
     return [done[job.arm, job.seed] for job in jobs]
-
-
-def require_same_run(
-    config: Config,
-    splits: PreparedSplits,
-    run_dir: Path,
-    sampler: ClassConditionalSampler | None,
-) -> None:
-    """Raises SignforgeError where ``run_dir`` holds rows of another config, data set or generator.
-
-    To be asked before anything is trained for the folder, or written there; writes nothing.
-    sampler: the generator that was given; None where it is the folder's own, or none is needed.
-    """
-    check_run(run_dir, config, describe_run(config, splits, sampler))
-    known = known_generator(run_dir)
-    own = (run_dir / GENERATOR).exists()
-    if sampler is None and known and not own and needs_generator(config.benchmark.arms):
-        raise SignforgeError(
-            f"{run_dir} holds rows made with a generator from elsewhere ({known:.12}); name it "
-            "with --generator, or choose another folder."
-        )
 
 
 def unfinished_file(run_dir: Path, arm: str, seed: int) -> Path:

@@ -19,7 +19,6 @@ from signforge.config import GanConfig
 from signforge.data.images import LabeledImages
 from signforge.device import deterministic, enough_memory, resolve_device
 from signforge.errors import SignforgeError
-from signforge.files import cannot_write, remove_leftovers
 from signforge.gan.batches import BatchSource
 from signforge.gan.checkpoint import (
     TrainingState,
@@ -37,7 +36,6 @@ from signforge.gan.distributed import (
 from signforge.gan.ema import ema_decay, ema_update
 from signforge.gan.export import current_sampler, export_generator
 from signforge.gan.guide import train_guide
-from signforge.gan.hub import CARD_FILE
 from signforge.gan.metrics import (
     Probe,
     ProbeStopped,
@@ -45,13 +43,13 @@ from signforge.gan.metrics import (
     Status,
     StepMeans,
     append_status,
-    forget_after,
     peak_memory_mib,
     summarise_steps,
 )
 from signforge.gan.rollback import is_finite, roll_back
 from signforge.gan.sampler import GanSampler
 from signforge.gan.schedule import learning_rates, reachable_kimg
+from signforge.gan.start import begin_run
 from signforge.gan.step import StepValues, build_training_state, gan_step
 from signforge.gan.warmup import set_warmup
 from signforge.progress import Track, no_progress
@@ -144,7 +142,7 @@ def _train(
     def show(to: Callable[[GanSampler, float], T], progress: Progress) -> T:
         return to(current_sampler(config, state, train, progress, batches), progress.seen_kimg)
 
-    progress = _start(run, state, config, resume)
+    progress = begin_run(run, state, config, resume=resume)
     by_first(events.on_start)
     started = time.perf_counter() - progress.seconds
     if not resume:
@@ -260,42 +258,6 @@ def _require_every_class(train: LabeledImages) -> None:
             f"Class {empty[0]!r} has no training image, so the GAN could never draw it; remove "
             "the class or give it images."
         )
-
-
-def _start(run: Path, state: TrainingState, config: GanConfig, resume: bool) -> Progress:
-    by_first(_tidy if resume else _require_new, run)
-    if not resume:
-        return Progress()
-    progress = load_checkpoint(list_checkpoints(run)[-1], state)
-    by_first(forget_after, run / "metrics.jsonl", progress)
-    if progress.step:  # the time may be another now, and what is in reach of it
-        progress = replace(progress, reachable_kimg=reachable_kimg(config, progress))
-    return progress
-
-
-def _require_new(run: Path) -> None:
-    if list_checkpoints(run):
-        raise SignforgeError(
-            f"{run} already holds a training run; use --resume to go on, or another --out."
-        )
-    if (run / CARD_FILE).exists():
-        raise SignforgeError(f"{run} already holds a generator; use another --out.")
-
-
-def _tidy(run: Path) -> None:
-    """Makes a run ready to go on from."""
-    if not list_checkpoints(run):
-        if (run / CARD_FILE).exists():
-            raise SignforgeError(
-                f"{run} holds a generator, but no checkpoint to resume from; train anew with "
-                "another --out."
-            )
-        raise SignforgeError(f"{run} has no checkpoint to resume from; start without --resume.")
-    try:
-        for folder in (run, run / "samples", run / "checkpoints"):
-            remove_leftovers(folder)
-    except OSError as error:
-        raise cannot_write(run, error) from None
 
 
 def _roll_back(run: Path, state: TrainingState, config: GanConfig, progress: Progress) -> Progress:
