@@ -65,6 +65,7 @@ from signforge.evaluate.fidelity import (
     kid,
     label_agreement,
     proportional_counts,
+    repeats,
     same_labels,
 )
 from signforge.evaluate.memorization import memorization_report, pixels
@@ -157,12 +158,21 @@ def measure_run(run: Path, stage: Stage, options: argparse.Namespace) -> dict[st
 
 
 def compare(
-    real: Side, other: Side, comparable_classes: Sequence[int], options: argparse.Namespace
+    real: Side,
+    other: Side,
+    comparable_classes: Sequence[int],
+    options: argparse.Namespace,
+    *,
+    once: Side | None = None,
 ) -> dict[str, Any]:
-    """Distances and ball shares of ``other`` against ``real``, whole and within classes."""
+    """Distances and ball shares of ``other`` against ``real``, whole and within classes.
+
+    once: ``other`` without copies, where it has some, for KID and balls.
+    """
+    once = once or other
     balls = [
         neighbour_balls(side.features, k=options.ball_neighbours, groups=side.groups)
-        for side in (real, other)
+        for side in (real, once)
     ]
     within, fd_per_class = [], []
     for label in range(int(real.labels.max()) + 1):
@@ -170,17 +180,18 @@ def compare(
         enough = min(len(ours.labels), len(theirs.labels)) >= 2
         fd_per_class.append(frechet_distance(theirs.features, ours.features) if enough else None)
         if label in comparable_classes:
+            single = once.of_class(label)
             report = coverage_report(
                 theirs.features,
-                ours.features,
+                single.features,
                 k=options.class_ball_neighbours,
                 real_groups=theirs.groups,
-                fake_groups=ours.groups,
+                fake_groups=single.groups,
             )
             within.append(report.as_dict())
     return {
         "fd": frechet_distance(real.features, other.features),
-        "kid": kid(real.features, other.features),
+        "kid": kid(real.features, once.features),
         **compare_balls(*balls).as_dict(),
         **{
             f"class_{name}": fmean(row[name] for row in within) if within else None
@@ -212,13 +223,16 @@ def set_stage(data: DataConfig, options: argparse.Namespace) -> Stage:
     labels = torch.arange(len(counts)).repeat_interleave(counts)
     train_features, _ = kept_features(judge, options.judge, train, announce)
     rows = same_labels(train, counts, torch.Generator().manual_seed(FLOOR_SEED))
-    floor = Side(train_features[rows], train.labels[rows], train.groups[rows])
+    floor, once = (
+        Side(train_features[chosen], train.labels[chosen], train.groups[chosen])
+        for chosen in (rows, rows[~repeats(rows)])
+    )
     comparable = tuple(
         label
         for label in range(train.num_classes)
         if all(
             has_other_groups(side.of_class(label).groups, options.class_ball_neighbours)
-            for side in (real, floor)
+            for side in (real, once)
         )
     )
     return Stage(
@@ -230,7 +244,7 @@ def set_stage(data: DataConfig, options: argparse.Namespace) -> Stage:
         train_features=train_features,
         sample_labels=labels,
         comparable_classes=comparable,
-        floor=compare(real, floor, comparable, options),
+        floor=compare(real, floor, comparable, options, once=once),
     )
 
 

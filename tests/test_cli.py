@@ -17,12 +17,10 @@ import pytest
 import typer
 import yaml
 from PIL import Image
-from rich.console import Console
 
-from signforge import terminal
 from signforge.cli import app
 from signforge.errors import SignforgeError
-from support.cli_runner import Ran, run_cli
+from support.cli_runner import Ran, run_cli, signal_when_told
 
 pytestmark = pytest.mark.usefixtures("own_place")
 
@@ -640,16 +638,11 @@ def test_a_stopped_benchmark_goes_on(
     tmp_path: Path, signs: Path, monkeypatch: pytest.MonkeyPatch, number: signal.Signals, code: int
 ) -> None:
     """The signal comes as soon as the first row is told."""
-    real, out = terminal.print_message, tmp_path / "run"
-
-    def tell(console: Console, text: str) -> None:
-        real(console, text)
-        if "validation macro accuracy" in text:
-            os.kill(os.getpid(), number)
+    out = tmp_path / "run"
 
     args = benchmark_args(signs, out, "--arms", "real,oversample", "--seeds", 1)
     with monkeypatch.context() as patch:
-        patch.setattr(terminal, "print_message", tell)
+        signal_when_told(patch, "validation macro accuracy", number)
         ran = run_cli(*args)
     assert (ran.code, ran.out) == (code, "")
     assert ran.err.endswith("Stopped; the same command goes on from here.\n")

@@ -20,6 +20,7 @@ from torch import Tensor
 from signforge.balance.plan import POLICIES as POLICIES
 from signforge.balance.plan import BalancePlan, as_plan
 from signforge.balance.shares import exact_share
+from signforge.data.classes import id_in_digits
 from signforge.errors import SignforgeError
 from signforge.files import sha256
 from signforge.yaml_text import parse_yaml
@@ -30,7 +31,6 @@ SamplingStrategy: TypeAlias = (
 )
 
 _LARGEST_COUNT = 10**12
-_MOST_DIGITS = 18  # of an id; int() raises from 4,300 on
 
 
 def resolve_sampling_strategy(
@@ -202,11 +202,12 @@ def _class_id(key: object, names: tuple[str, ...], origin: str) -> int:
             )
         if matches:
             return matches[0]
-        if not key.isdecimal() or len(key) > _MOST_DIGITS:
+        number = id_in_digits(key)
+        if number is None:
             closest = difflib.get_close_matches(key, names, n=1)
             hint = f"did you mean {closest[0]!r}?" if closest else "use a class name or an id."
             raise SignforgeError(f"{origin}: there is no class {key!r}; {hint}")
-        label = int(key)
+        label = number
     else:
         try:
             label = operator.index(key)  # type: ignore[arg-type]

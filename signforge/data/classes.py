@@ -9,7 +9,12 @@ import torch
 from signforge.data.images import LabeledImages, LabeledSplits
 from signforge.errors import SignforgeError
 
-_MOST_DIGITS = 18  # of an id; int() raises from 4,300 on
+_MOST_DIGITS = 18  # zeros may lead; int() raises from 4,300 on
+
+
+def id_in_digits(text: str) -> int | None:
+    """The number that ``text`` writes in decimal digits; None for other text and absurd lengths."""
+    return int(text) if text.isdecimal() and len(text) <= _MOST_DIGITS else None
 
 
 def find_class(name_or_id: str, class_names: Sequence[str]) -> int:
@@ -35,8 +40,9 @@ def find_class(name_or_id: str, class_names: Sequence[str]) -> int:
         )
     if alike:
         return alike[0]
-    if wanted.isdecimal() and len(wanted) <= _MOST_DIGITS and int(wanted) < len(class_names):
-        return int(wanted)
+    label = id_in_digits(wanted)
+    if label is not None and label < len(class_names):
+        return label
     closest = difflib.get_close_matches(wanted, lowered, n=1)
     hint = f"; did you mean {class_names[lowered.index(closest[0])]!r}?" if closest else "."
     raise SignforgeError(

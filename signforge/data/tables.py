@@ -8,13 +8,13 @@ import io
 from collections.abc import Mapping
 
 from signforge.data.archive import FileTree
+from signforge.data.classes import id_in_digits
 from signforge.data.decode import MAX_PIXELS, Roi
 from signforge.data.names import GTSRB_CLASS_NAMES
 from signforge.errors import SignforgeError
 
 Row = Mapping[str, str]
 
-_MOST_DIGITS = 18  # of a ClassId, as zeros may lead; int() raises from 4,300 on
 _ROI_COLUMNS = ("Width", "Height", "Roi.X1", "Roi.Y1", "Roi.X2", "Roi.Y2")
 
 
@@ -58,10 +58,10 @@ def gtsrb_label(row: Row, where: str) -> int:
     """The row's ClassId, 0..42; SignforgeError that names ``where`` and the value otherwise."""
     last = len(GTSRB_CLASS_NAMES) - 1
     text = row["ClassId"]
-    digits = text if text.isascii() and text.isdigit() else ""
-    if not 1 <= len(digits) <= _MOST_DIGITS or int(digits) > last:
+    label = id_in_digits(text) if text.isascii() else None
+    if label is None or label > last:
         raise SignforgeError(f"{where} has ClassId {text!r}, outside 0..{last}; correct it.")
-    return int(digits)
+    return label
 
 
 def gtsrb_roi(row: Row, where: str) -> Roi | None:

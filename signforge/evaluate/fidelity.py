@@ -106,15 +106,8 @@ class JudgedImages:
 
     @property
     def repeated(self) -> Tensor:
-        """bool (N,): rows of the floor that an earlier row holds already.
-
-        A pair of copies is nearer than any two images, so that KID and balls leave them out.
-        """
-        order = self.floor_rows.argsort(stable=True)
-        ordered = self.floor_rows[order]
-        again = torch.zeros_like(self.floor_rows, dtype=torch.bool)
-        again[order[1:]] = ordered[1:] == ordered[:-1]
-        return again
+        """bool (N,): ``repeats`` of the floor."""
+        return repeats(self.floor_rows)
 
 
 def feature_statistics(features: Tensor) -> FeatureStatistics:
@@ -284,6 +277,18 @@ def same_labels(images: LabeledImages, class_counts: Tensor, rng: torch.Generato
             chosen.append(members[order])
             left -= len(order)
     return torch.cat(chosen)
+
+
+def repeats(rows: Tensor) -> Tensor:
+    """bool (N,): which of int64 (N,) ``rows``, as ``same_labels`` chooses them, came before.
+
+    A pair of copies is nearer than any two images, so that KID and balls leave them out.
+    """
+    order = rows.argsort(stable=True)
+    ordered = rows[order]
+    again = torch.zeros_like(rows, dtype=torch.bool)
+    again[order[1:]] = ordered[1:] == ordered[:-1]
+    return again
 
 
 def proportional_counts(class_counts: Tensor, total: int, *, at_least_one: bool = False) -> Tensor:

@@ -20,6 +20,7 @@ from signforge.evaluate.fidelity import (
     frechet_distance,
     kid,
     proportional_counts,
+    repeats,
     same_labels,
 )
 from signforge.files import sha256
@@ -155,7 +156,8 @@ def inception_report(
     rows = same_labels(reference, counts, rng)
     labels = reference.labels[rows]
     samples = draw_samples(sampler, labels, seed, track)
-    others = train.images[same_labels(train, counts, rng)]
+    floor_rows = same_labels(train, counts, rng)
+    others = train.images[floor_rows]
     real, fake, floor = (
         inception.features(images, track) for images in (reference.images[rows], samples, others)
     )
@@ -164,7 +166,7 @@ def inception_report(
         fid=frechet_distance(real, fake),
         fid_floor=frechet_distance(real, floor),
         kid=kid(real, fake),
-        kid_floor=kid(real, floor),
+        kid_floor=kid(real, floor[~repeats(floor_rows)]),
         weights_sha256=inception.weights_sha256,
         known_weights=inception.weights_sha256 == KNOWN_SHA256,
     )

@@ -1,22 +1,19 @@
 """``signforge plan`` from a small data set and a tiny run to a YAML file of class counts."""
 
 import json
-import os
 import signal
 from pathlib import Path
 
 import pytest
 import yaml
-from rich.console import Console
 
-from signforge import terminal
 from signforge.balance.plan import BalancePlan, as_plan
 from signforge.balance.strategy import resolve_sampling_strategy
 from signforge.config import dump_config, load_config, validate
 from signforge.data.prepare import load_prepared_splits
 from signforge.gan.sampler import GeneratorCard, build_generator, save_sampler
 from support.class_folders import write_tinted_classes
-from support.cli_runner import Ran, run_cli
+from support.cli_runner import Ran, run_cli, signal_when_told
 
 pytestmark = pytest.mark.usefixtures("own_place")
 
@@ -160,15 +157,10 @@ def test_a_stopped_plan_goes_on(
     code: int,
 ) -> None:
     """The signal comes as soon as the first classifier's row is told."""
-    real, out = terminal.print_message, tmp_path / "plan.yaml"
-
-    def tell(console: Console, text: str) -> None:
-        real(console, text)
-        if "macro accuracy on validation" in text:
-            os.kill(os.getpid(), number)
+    out = tmp_path / "plan.yaml"
 
     with monkeypatch.context() as patch:
-        patch.setattr(terminal, "print_message", tell)
+        signal_when_told(patch, "macro accuracy on validation", number)
         ran = plan(run, signs, out)
     assert (ran.code, ran.out) == (code, "")
     assert ran.err.endswith("Stopped; the same command goes on from here.\n")

@@ -22,6 +22,7 @@ from signforge.evaluate.fidelity import (
     kid,
     label_agreement,
     proportional_counts,
+    repeats,
     same_labels,
 )
 from signforge.gan.sampler import ClassConditionalSampler
@@ -195,6 +196,13 @@ def test_same_labels_takes_each_image_once_while_it_can(train: LabeledImages) ->
     assert torch.equal(uses[train.labels == 2], torch.ones(40, dtype=torch.int64))
     assert int(uses[train.labels == 3].min()) == 2
     assert int(uses[train.labels == 3].max()) == 3
+
+
+@settings(deadline=None, max_examples=50)
+@given(rows=st.lists(st.integers(0, 9), max_size=30))
+def test_repeats_are_what_came_before(rows: list[int]) -> None:
+    found = repeats(torch.tensor(rows, dtype=torch.int64)).tolist()
+    assert found == [row in rows[:place] for place, row in enumerate(rows)]
 
 
 class Replay:

@@ -3,12 +3,16 @@
 import contextlib
 import io
 import json
+import os
+import signal
 import sys
 from dataclasses import dataclass
 from typing import Any
 
 import pytest
+from rich.console import Console
 
+from signforge import terminal
 from signforge.cli import main
 
 
@@ -37,3 +41,15 @@ def run_cli(*args: object) -> Ran:
             except SystemExit as ended:
                 code = ended.code if isinstance(ended.code, int) else int(ended.code is not None)
     return Ran(code, out.getvalue(), err.getvalue())
+
+
+def signal_when_told(patch: pytest.MonkeyPatch, part: str, number: signal.Signals) -> None:
+    """Sends this process ``number`` as soon as a command tells a message that holds ``part``."""
+    real = terminal.print_message
+
+    def tell(console: Console, text: str) -> None:
+        real(console, text)
+        if part in text:
+            os.kill(os.getpid(), number)
+
+    patch.setattr(terminal, "print_message", tell)
