@@ -246,6 +246,7 @@ def _phases(loop: OurLoop, seconds: dict[str, float]) -> Iterator[None]:
     replaced = (
         (loop.batches, "batch", "data: real batch"),
         (step_module, "diff_augment", "augmentation"),
+        (step_module, "guide_view", "augmentation"),
         (state.generator, "forward", "G forward"),
         (state.discriminator, "forward", "D forward"),
         (step_module.losses, "r1_penalty", "R1: gradient of the input"),

@@ -17,6 +17,7 @@ from signforge.data.images import LabeledImages
 from signforge.errors import SignforgeError
 from signforge.gan import losses
 from signforge.gan import step as step_module
+from signforge.gan.distributed import WHOLE
 from signforge.gan.step import build_training_state
 
 
@@ -113,7 +114,8 @@ class PlainLoop:
             else:
                 loss = losses.generator_loss(logits)
             if self.guide is not None:
-                missed = step_module.guide_loss(self.guide(fake_seen), labels, config.guide_margin)
+                guessed = self.guide(step_module.guide_view(fake, self.rng, WHOLE))
+                missed = step_module.guide_loss(guessed, labels, config.guide_margin)
                 loss = loss + config.guide_weight * missed
             self.generator_optimizer.zero_grad()
             loss.backward()

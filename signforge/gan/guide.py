@@ -4,7 +4,9 @@ The projection discriminator learns the classes only as far as they help to tell
 and mixes up those that differ in a digit. A classifier trained first, then frozen, adds to the
 generator's loss the cross-entropy of the wanted class, but only above a margin: once a fake is
 recognised about as well as a real image, it gains nothing from becoming more typical (the margin
-does what the hinge of ReACGAN does, Kang et al. 2021, section 4.2).
+does what the hinge of ReACGAN does, Kang et al. 2021, section 4.2). It looks at fakes as it looked
+at real images, each in another light and place at every step: a frozen classifier of the fakes as
+they are is soon content with signs that no other classifier takes for their class.
 """
 
 from collections.abc import Callable
@@ -18,6 +20,7 @@ from signforge.config import GanConfig
 from signforge.device import autocast
 from signforge.gan.augment import diff_augment
 from signforge.gan.batches import BatchSource
+from signforge.gan.distributed import Share
 from signforge.progress import Track, no_progress
 from signforge.seeds import derive_seed
 
@@ -25,7 +28,9 @@ CHANNELS = 32
 BATCH_SIZE = 128
 LEARNING_RATE = 4e-3
 WEIGHT_DECAY = 0.05
-AUGMENT = ("color", "translation", "geometric")
+REAL_AUGMENT = ("color", "translation", "geometric")
+FAKE_AUGMENT = ("color", "translation")
+"""Without ``geometric``, whose gradient has no deterministic algorithm on a GPU."""
 SEED_STREAM = 1
 """Keeps the guide's random numbers apart from those of the GAN's steps."""
 STOP_STEPS = 20
@@ -103,13 +108,18 @@ def train_guide(
         rng = torch.Generator(batches.device).manual_seed(seed)
         images, labels = batches.batch(BATCH_SIZE, rng)
         with autocast(batches.device, config.precision):
-            logits = guide(diff_augment(images, AUGMENT, rng))
+            logits = guide(diff_augment(images, REAL_AUGMENT, rng))
         optimizer.zero_grad()
         F.cross_entropy(logits, labels).backward()  # type: ignore[no-untyped-call]
         optimizer.step()
         schedule.step()
     guide.eval().requires_grad_(False)
     return True
+
+
+def guide_view(fakes: Tensor, rng: torch.Generator, share: Share) -> Tensor:
+    """What the guide gets to see of float (N, 3, H, W) fakes in -1..1, ``share`` of a batch."""
+    return diff_augment(fakes, FAKE_AUGMENT, rng, share=share)
 
 
 def guide_loss(logits: Tensor, labels: Tensor, margin: float) -> Tensor:

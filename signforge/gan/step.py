@@ -21,7 +21,7 @@ from signforge.gan.batches import BatchSource
 from signforge.gan.checkpoint import TrainingState
 from signforge.gan.distributed import WHOLE, Share, average, current_share, use_global_batch_norm
 from signforge.gan.ema import ema_copy
-from signforge.gan.guide import build_guide, guide_loss
+from signforge.gan.guide import build_guide, guide_loss, guide_view
 from signforge.gan.networks import UNKNOWN_CLASS, ConditionalGenerator, ProjectionDiscriminator
 from signforge.gan.sampler import build_generator
 
@@ -212,7 +212,8 @@ def _train_generator(
             loss = losses.generator_loss(logits)
         regularised = loss
         if state.guide is not None:
-            missed = guide_loss(state.guide(fake), pair.labels, config.guide_margin)
+            guessed = state.guide(guide_view(pair.fake, rng, share))
+            missed = guide_loss(guessed, pair.labels, config.guide_margin)
             regularised = regularised + config.guide_weight * generator.class_strength * missed
         if config.gsr_weight:
             vectors = generator.class_norm_parameters()

@@ -13,6 +13,7 @@ from torch.utils._pytree import tree_leaves
 
 from signforge.errors import SignforgeError
 from signforge.gan import losses
+from signforge.gan.augment import diff_augment
 from signforge.gan.batches import BatchSource
 from signforge.gan.distributed import Share
 from signforge.gan.ema import ema_update
@@ -95,6 +96,23 @@ def test_both_players_get_the_same_fakes_which_are_drawn_once(make_config, make_
     of_discriminator, of_generator = judged
     assert torch.equal(of_discriminator[config.batch_size :], fakes)
     assert torch.equal(of_generator, fakes)
+
+
+def test_the_guide_sees_the_fakes_in_another_light_and_place_at_every_step(make_config, make_train):
+    config = make_config(augment=[])
+    state = build_training_state(config, num_classes=3, resolution=8, device=CPU)
+    drawn, looked_at = [], []
+    state.generator.register_forward_hook(lambda _module, _inputs, images: drawn.append(images))
+    state.guide.register_forward_pre_hook(lambda _module, inputs: looked_at.append(inputs[0]))
+    batches = BatchSource(make_train(), "uniform", CPU)
+    rng, again = (torch.Generator().manual_seed(5) for _ in range(2))
+    gan_step(state, batches, config, rng, with_penalty=False)
+    torch.randn((config.batch_size, config.z_dim), generator=again)
+    batches.batch(config.batch_size, again)
+    (fakes,), (view,) = drawn, looked_at
+    assert torch.equal(view, diff_augment(fakes, ("color", "translation"), again))
+    assert not torch.equal(view, fakes)
+    assert view.requires_grad
 
 
 def test_each_player_gets_gradients_from_its_own_loss_only(make_config, make_train, monkeypatch):
