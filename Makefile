@@ -40,6 +40,8 @@ test-plugins: $(VENV)/.installed-all
 	for plugin in plugins/*/; do $(BIN)/python -m pip install --quiet --editable "$$plugin[test]"; done
 	for plugin in plugins/*/; do (cd $$plugin && $(abspath $(BIN))/python -m pytest) || exit 1; done
 	$(BIN)/python -m pytest tests/extras tests/test_notebook.py tests/evaluate/test_inception.py
+	$(BIN)/python -m pip install --quiet --no-deps torch-mimicry==0.1.16
+	$(BIN)/python -m pytest tests/benchmarks/test_gan_time_to_quality.py -k mimicry
 
 notebook: $(VENV)/.installed-notebook
 	$(BIN)/python notebooks/make_notebook.py

@@ -182,7 +182,8 @@ def plot(entries: Sequence[Mapping[str, Any]]) -> Figure:
         ("num_classes", f"classes at {FIXED_RESOLUTION} pixels", "resolution", FIXED_RESOLUTION),
         ("resolution", f"pixels at {FIXED_CLASSES} classes", "num_classes", FIXED_CLASSES),
     )
-    for axes, (key, title, other, fixed) in zip(figure.subplots(1, 2, sharey=True), series, strict=True):
+    panels = figure.subplots(1, 2, sharey=True)
+    for axes, (key, title, other, fixed) in zip(panels, series, strict=True):
         chosen = sorted((e for e in entries if e[other] == fixed), key=lambda e: e[key])
         x = [entry[key] for entry in chosen]
         rates = [entry["images_per_second"] for entry in chosen]

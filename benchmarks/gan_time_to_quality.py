@@ -192,8 +192,9 @@ def report(out: Path) -> str:
     text += "".join(
         f"Trained on real images for {row['cas_steps']} steps: {row['cas']:.1%}. " for row in real
     )
-    commands = {row["origin"]["command"]: row["origin"] for row in rows}
-    text += "\n\n" + "\n".join(provenance_text(origin) for origin in commands.values())
+    origins = (row["origin"] for row in rows)
+    calls = {(origin["command"], origin["commit"]): provenance_text(origin) for origin in origins}
+    text += "\n\n" + "\n".join(calls.values())
     (out / "report.md").write_text(text, encoding="utf-8")
     plot(groups, real).savefig(out / "report.png", dpi=120)
     return text

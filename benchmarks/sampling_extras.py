@@ -175,4 +175,4 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
 
 
 if __name__ == "__main__":
-    run_script(main)
+    sys.exit(run_script(main))

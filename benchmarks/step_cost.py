@@ -247,6 +247,7 @@ def _phases(loop: OurLoop, seconds: dict[str, float]) -> Iterator[None]:
         (loop.batches, "batch", "data: real batch"),
         (step_module, "diff_augment", "augmentation"),
         (step_module, "guide_view", "augmentation"),
+        *([(state.guide, "forward", "guide forward")] if state.guide is not None else []),
         (state.generator, "forward", "G forward"),
         (state.discriminator, "forward", "D forward"),
         (step_module.losses, "r1_penalty", "R1: gradient of the input"),

@@ -1,3 +1,4 @@
+import re
 from pathlib import Path
 
 import pytest
@@ -213,7 +214,12 @@ def test_every_preset_loads_is_complete_and_says_what_it_is_for(path):
     config = load_config(path)
     assert load_config(path.stem) == config
     text = path.read_text()
-    assert text.startswith("#")
+    header = text[: text.index("data:\n")]
+    assert all(line.startswith("# ") for line in header.splitlines())
+    command = "benchmark" if path.stem == "demo" else "train-cgan"
+    assert f"#   signforge {command} --config {path.stem} " in header
+    reached = re.search(r"\d %", header) is not None
+    assert reached != ("Not run: no GPU was at hand." in header)
     values = yaml.safe_load(text)
     for name, section in values.items():
         assert list(section) == list(type(getattr(config, name)).model_fields), name

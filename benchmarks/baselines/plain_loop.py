@@ -44,11 +44,18 @@ class PlainLoop:
         num_workers: int,
         seed: int = 0,
     ) -> None:
-        if config.lecam_weight or config.gsr_weight:
-            raise SignforgeError(
-                "The plain loop knows no LeCam and no gSR: set gan.lecam_weight and gan.gsr_weight "
-                "to 0, or leave the plain arms out."
-            )
+        unknown = {
+            "gan.lecam_weight": (config.lecam_weight, 0),
+            "gan.gsr_weight": (config.gsr_weight, 0),
+            "gan.discriminator_dropout": (config.discriminator_dropout, 0),
+            "gan.projection_share": (config.projection_share, 1),
+        }
+        for key, (value, plain) in unknown.items():
+            if value != plain:
+                raise SignforgeError(
+                    f"The plain loop knows no {key} of {value:g}: set it to {plain}, or leave the "
+                    "plain arms out."
+                )
         self.config, self.device = config, device
         state = build_training_state(
             config.model_copy(update={"compile": False}),

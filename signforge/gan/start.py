@@ -48,7 +48,8 @@ def _tidy(run: Path) -> None:
             )
         raise SignforgeError(f"{run} has no checkpoint to resume from; start without --resume.")
     try:
-        for folder in (run, run / "samples", run / "checkpoints"):
+        folders = (run, run / "samples", run / "probe", run / "checkpoints", *list_checkpoints(run))
+        for folder in folders:
             remove_leftovers(folder)
     except OSError as error:
         raise cannot_write(run, error) from None

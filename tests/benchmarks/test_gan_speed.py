@@ -184,6 +184,23 @@ def test_the_plain_loop_is_plain(train: LabeledImages) -> None:
     assert all(weights.grad is not None for weights in loop.discriminator.parameters())
 
 
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("lecam_weight", 0.1),
+        ("gsr_weight", 0.5),
+        ("discriminator_dropout", 0.4),
+        ("projection_share", 0.5),
+    ],
+)
+def test_the_plain_loop_refuses_what_it_would_leave_out(
+    train: LabeledImages, key: str, value: float
+) -> None:
+    config = CONFIG.model_copy(update={key: value})
+    with pytest.raises(SignforgeError, match=f"knows no gan.{key} of {value}: set it to"):
+        PlainLoop(config, train, CPU, num_workers=0)
+
+
 def test_the_profile_names_every_part_of_the_step(train: LabeledImages) -> None:
     loop = OurLoop(CONFIG, train, CPU)
     table, phases = profile_steps(loop, 2, rows=5)
@@ -192,6 +209,7 @@ def test_the_profile_names_every_part_of_the_step(train: LabeledImages) -> None:
         "augmentation",
         "G forward",
         "D forward",
+        "guide forward",
         "D backward",
         "R1: gradient of the input",
         "R1: second backward",

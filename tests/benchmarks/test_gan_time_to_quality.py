@@ -122,7 +122,12 @@ def test_the_report_averages_seeds_and_keeps_the_order(tmp_path: Path) -> None:
         {**SCRIPT_ROW, "method": "mimicry", "seed": 0},
         {**SCRIPT_ROW, "method": "ours", "seed": 0, "cas": 0.6, "fd_ratio": 2.0},
         {**SCRIPT_ROW, "method": "ours", "seed": 1, "cas": 0.8, "fd_ratio": 3.0},
-        {"method": "real", "cas": 0.95, "cas_steps": 9, "origin": SCRIPT_ROW["origin"]},
+        {
+            "method": "real",
+            "cas": 0.95,
+            "cas_steps": 9,
+            "origin": {**SCRIPT_ROW["origin"], "commit": "fedcba9876543210"},
+        },
     ]
     for row in rows:
         append_row(tmp_path / "rows.jsonl", row)
@@ -133,7 +138,9 @@ def test_the_report_averages_seeds_and_keeps_the_order(tmp_path: Path) -> None:
         "| torch-mimicry cGAN-PD | 5 | 1 | 64 | 50.0 | 25.0 | 4.00 | - |",
     ]
     assert "Trained on real images for 9 steps: 95.0%" in text
-    assert text.count("`python benchmarks/gan_time_to_quality.py`") == 1
+    # One command at two commits is two calls, of which each is named once.
+    assert text.count("`python benchmarks/gan_time_to_quality.py`") == 2
+    assert all(text.count(commit) == 1 for commit in ("0123456789", "fedcba9876"))
     assert (tmp_path / "report.png").read_bytes().startswith(b"\x89PNG")
 
 

@@ -351,6 +351,9 @@ def test_a_disk_that_fills_up_while_training_loses_nothing(finished, config, spl
 
 
 def test_leftovers_of_a_kill_are_cleared_on_resume(run, config, splits):
+    (run / "probe").mkdir(exist_ok=True)
+    (run / "probe" / ".extractor.safetensors.9999993.tmp").write_bytes(b"half")
+    (list_checkpoints(run)[-1] / ".manifest.json.9999994.tmp").write_bytes(b"half")
     for name in (
         ".config.yaml.9999991.tmp",
         "samples/.a.png.9999992.tmp",
