@@ -10,8 +10,10 @@ import sys
 import pytest
 import torch
 
+from signforge.benchmark.arm_selection import select_arms
+from signforge.benchmark.arms import ArmContext
 from signforge.benchmark.folder import read_rows
-from signforge.config import GanConfig
+from signforge.config import BalanceConfig, GanConfig
 from signforge.data.names import GTSRB_CLASS_COUNTS, GTSRB_CLASS_NAMES
 from signforge.gan.sampler import GeneratorCard, build_generator, save_sampler
 from support.examples import EXAMPLES, ROOT
@@ -84,6 +86,24 @@ def test_plain_torch_takes_a_run_directory(random_run, monkeypatch, capsys):
     variables = runpy.run_path(str(EXAMPLES / "plain_torch.py"), run_name="__main__")
     assert variables["train"].epoch == 2
     check_report(capsys.readouterr().out)
+
+
+def test_the_best_remedy_is_that_of_the_benchmark(capsys):
+    """Class counts, images and loss of the arm oversample_tenth_relit+ldam_drw."""
+    variables = runpy.run_path(str(EXAMPLES / "best_remedy.py"), run_name="__main__")
+    reports = re.findall(REPORT, capsys.readouterr().out)
+    assert [epoch for epoch, *_ in reports] == ["0", "1", "2"]
+    real, train = variables["real"], variables["train"]
+    name = "oversample_tenth_relit+ldam_drw"
+    context = ArmContext(seed=0, sampler=None, balance=BalanceConfig())
+    setup = select_arms([name])[name](real, context)
+    assert list(setup.class_counts) == variables["counts"]
+    assert len(setup.dataset) == len(train) > len(real)
+    assert setup.cosine_scale == variables["LDAM_SCALE"]
+    ours, theirs = variables["ldam"], setup.loss
+    assert torch.equal(ours.early.margins, theirs.early.margins)
+    assert torch.equal(ours.late.weights, theirs.late.weights)
+    assert variables["model"].get_classifier().scale == setup.cosine_scale
 
 
 def test_template_renderer_runs(capsys):

@@ -1,4 +1,4 @@
-"""Light for synthetic images, borrowed from the real images of other classes.
+"""Light for synthetic images, borrowed from real images of any class.
 
 A rare class is a few objects, each seen under one light; the frequent classes have seen every
 light. Moving the mean and the standard deviation of an image to those of another is the colour
