@@ -71,9 +71,11 @@ class GanConfig(Section):
     beyond that length, keeps them as they are."""
     adam_beta1: float = Field(0.0, ge=0, lt=1)
     adam_beta2: float = Field(0.99, ge=0, lt=1)
-    loss: Literal["logistic", "relativistic"] = "logistic"
+    loss: Literal["logistic", "relativistic", "hinge"] = "logistic"
     """``relativistic`` compares each fake with a real image of its class, and penalises the
-    gradient on fakes too."""
+    gradient on fakes too. ``hinge`` is usual with ``spectral_norm`` and ``r1_gamma`` 0."""
+    spectral_norm: bool = False
+    """Divides every weight of the discriminator by its largest singular value."""
     r1_gamma: float = Field(1.0, ge=0)
     """Weight of the gradient penalty on real images."""
     r1_every_steps: int = Field(8, ge=1)

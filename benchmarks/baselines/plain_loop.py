@@ -56,6 +56,11 @@ class PlainLoop:
                     f"The plain loop knows no {key} of {value:g}: set it to {plain}, or leave the "
                     "plain arms out."
                 )
+        if config.loss == "hinge":
+            raise SignforgeError(
+                "The plain loop knows no hinge: set gan.loss to another, or leave the plain arms "
+                "out."
+            )
         self.config, self.device = config, device
         state = build_training_state(
             config.model_copy(update={"compile": False}),

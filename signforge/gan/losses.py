@@ -1,9 +1,10 @@
 """Losses of the adversarial game, and the regularisers that an ablation may add to them.
 
 Non-saturating logistic (Goodfellow et al. 2014, section 3), its relativistic pairing (Huang et al.
-2024, R3GAN, eq. 2), the zero-centred gradient penalty R1 (Mescheder et al. 2018, eq. 9), LeCam
-(Tseng et al. 2021, eq. 3) and group spectral regularisation (Rangwani et al. 2022, eq. 4-6), its
-spectral norms by power iteration (Miyato et al. 2018, appendix A).
+2024, R3GAN, eq. 2), the hinge (Miyato et al. 2018, eq. 16 and 17), the zero-centred gradient
+penalty R1 (Mescheder et al. 2018, eq. 9), LeCam (Tseng et al. 2021, eq. 3) and group spectral
+regularisation (Rangwani et al. 2022, eq. 4-6), its spectral norms by power iteration (Miyato et al.
+2018, appendix A).
 """
 
 import torch
@@ -34,6 +35,14 @@ def relativistic_loss(wanted_logits: Tensor, unwanted_logits: Tensor) -> Tensor:
     must be of one class.
     """
     return F.softplus(unwanted_logits - wanted_logits).mean()
+
+
+def hinge_discriminator_loss(real_logits: Tensor, fake_logits: Tensor) -> Tensor:
+    """mean(max(1 - D(real), 0)) + mean(max(1 + D(fake), 0)); (N,), (N,) -> scalar.
+
+    The generator's share is ``-fake_logits.mean()``.
+    """
+    return F.relu(1 - real_logits).mean() + F.relu(1 + fake_logits).mean()
 
 
 def r1_penalty(real_logits: Tensor, real: Tensor) -> Tensor:

@@ -3,7 +3,7 @@
 DCGAN's shape (Radford et al. 2016: strided convolutions, no pooling) with class-conditional
 batch norm in the generator (de Vries et al. 2017) and a projection on the class embedding in the
 discriminator (Miyato & Koyama 2018, eq. 3). The discriminator is kept smooth by a gradient
-penalty (losses.py) instead of spectral norm: see benchmarks/gan_recipe.md.
+penalty (losses.py) rather than by spectral norm: see benchmarks/gan_recipe.md.
 """
 
 import math
@@ -13,6 +13,7 @@ from typing import Literal, cast
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.nn.utils import parametrizations
 
 from signforge.errors import SignforgeError
 
@@ -159,6 +160,9 @@ class ProjectionDiscriminator(nn.Module):
     also holds the mean standard deviation within groups of ``stddev_group`` images (Karras et al.
     2018, section 3), so that fakes with too little variety are told by it. N must be a
     multiple of ``stddev_group``.
+
+    spectral_norm: divides every weight by its largest singular value, followed by one power
+        iteration a step (Miyato et al. 2018, algorithm 1).
     """
 
     logit_anchors: Tensor
@@ -173,6 +177,7 @@ class ProjectionDiscriminator(nn.Module):
         resolution: int,
         base_channels: int,
         stddev_group: int,
+        spectral_norm: bool = False,
     ) -> None:
         super().__init__()
         self.stddev_group = stddev_group
@@ -187,6 +192,9 @@ class ProjectionDiscriminator(nn.Module):
         self.flat = nn.Linear(top * LOWEST_RESOLUTION**2, top)
         self.linear = nn.Linear(top, 1)
         self.embedding = nn.Embedding(num_classes, top)
+        if spectral_norm:
+            for layer in (*self.downsamples, self.top, self.flat, self.linear, self.embedding):
+                parametrizations.spectral_norm(layer)
         self.register_buffer("logit_anchors", torch.zeros(2))
         self.register_buffer("class_strength", torch.ones(()), persistent=False)
 

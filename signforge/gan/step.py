@@ -85,6 +85,7 @@ def build_training_state(
             resolution=resolution,
             base_channels=config.base_channels,
             stddev_group=stddev_group,
+            spectral_norm=config.spectral_norm,
         )
     if share.size > 1:
         use_global_batch_norm(generator)
@@ -208,6 +209,8 @@ def _train_generator(
         if config.loss == "relativistic":
             real = augment(pair.real, config, rng, share)
             loss = losses.relativistic_loss(logits, discriminator(real, told, drop(share)))
+        elif config.loss == "hinge":
+            loss = -logits.mean()
         else:
             loss = losses.generator_loss(logits)
         regularised = loss
@@ -281,6 +284,8 @@ def dropout_factors(
 def _discriminator_loss(config: GanConfig, real_logits: Tensor, fake_logits: Tensor) -> Tensor:
     if config.loss == "relativistic":
         return losses.relativistic_loss(real_logits, fake_logits)
+    if config.loss == "hinge":
+        return losses.hinge_discriminator_loss(real_logits, fake_logits)
     return losses.discriminator_loss(real_logits, fake_logits)
 
 

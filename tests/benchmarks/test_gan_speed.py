@@ -201,6 +201,12 @@ def test_the_plain_loop_refuses_what_it_would_leave_out(
         PlainLoop(config, train, CPU, num_workers=0)
 
 
+def test_the_plain_loop_refuses_a_hinge(train: LabeledImages) -> None:
+    config = CONFIG.model_copy(update={"loss": "hinge"})
+    with pytest.raises(SignforgeError, match="knows no hinge"):
+        PlainLoop(config, train, CPU, num_workers=0)
+
+
 def test_the_profile_names_every_part_of_the_step(train: LabeledImages) -> None:
     loop = OurLoop(CONFIG, train, CPU)
     table, phases = profile_steps(loop, 2, rows=5)

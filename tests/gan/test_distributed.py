@@ -154,8 +154,9 @@ def test_batch_norm_is_that_of_the_whole_batch():
             "gsr_weight": 0.1,
             "discriminator_dropout": 0.3,
         },
+        {"loss": "hinge", "spectral_norm": True, "r1_gamma": 0.0},
     ],
-    ids=["plain", "augmented", "regularised"],
+    ids=["plain", "augmented", "regularised", "hinge"],
 )
 def test_two_processes_train_as_one_does_with_the_same_global_batch(
     config, make_train, tmp_path, changes

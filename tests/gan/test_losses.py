@@ -12,6 +12,7 @@ from signforge.gan.losses import (
     effective_num_samples,
     generator_loss,
     group_spectral_penalty,
+    hinge_discriminator_loss,
     lecam_penalty,
     r1_penalty,
     relativistic_loss,
@@ -109,6 +110,14 @@ def test_the_relativistic_loss_sees_only_differences_of_pairs(pairs):
     assert float(relativistic_loss(wanted, unwanted)) == pytest.approx(expected, rel=1e-6, abs=1e-9)
     shifted = relativistic_loss(wanted + 7, unwanted + 7)
     assert float(shifted) == pytest.approx(expected, rel=1e-6, abs=1e-9)
+
+
+def test_the_hinge_asks_for_a_margin_of_one_on_either_side():
+    real, fake = torch.tensor([2.0, 0.5, -1.0]), torch.tensor([-3.0, 0.25, 1.0])
+    expected = (0 + 0.5 + 2) / 3 + (0 + 1.25 + 2) / 3
+    assert float(hinge_discriminator_loss(real, fake)) == pytest.approx(expected)
+    apart = hinge_discriminator_loss(torch.full((4,), 1.0), torch.full((4,), -1.0))
+    assert float(apart) == 0
 
 
 def test_lecam_pulls_back_only_what_lies_beyond_the_other_anchor():

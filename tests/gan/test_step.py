@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from torch.nn.utils.parametrize import is_parametrized
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
@@ -193,6 +194,8 @@ def test_dropout_of_a_share_is_a_part_of_that_of_the_batch(make_config, rank):
     "changes",
     [
         {"loss": "relativistic"},
+        {"loss": "hinge"},
+        {"spectral_norm": True},
         {"lecam_weight": 0.1},
         {"gsr_weight": 0.5},
         {"guide_weight": 0.0},
@@ -301,6 +304,30 @@ def test_a_relativistic_generator_comes_to_please_the_discriminator(make_config,
     )
     values, _ = run_steps(config, make_train(), 30)
     assert gaps(values)[-5:].mean() < gaps(values)[0] - 0.2
+
+
+def test_under_a_hinge_a_discriminator_prefers_real_images_and_a_generator_pleases_it(
+    make_config, make_train
+):
+    hinge = {"loss": "hinge", "spectral_norm": True, "r1_gamma": 0.0, "guide_weight": 0.0}
+    config = make_config(**hinge, generator_learning_rate=ALMOST_FROZEN)
+    values, _ = run_steps(config, make_train(), 60)
+    assert gaps(values)[-5:].mean() > gaps(values)[0] + 0.3
+    frozen = {"generator_learning_rate": 1e-2, "discriminator_learning_rate": ALMOST_FROZEN}
+    values, _ = run_steps(make_config(**hinge, **frozen, augment=()), make_train(), 30)
+    assert gaps(values)[-5:].mean() < gaps(values)[0] - 0.05
+    for step in values:
+        assert step.generator_loss == pytest.approx(-float(step.fake_logits_mean), abs=0.05)
+
+
+def test_spectral_norm_holds_every_weight_of_the_discriminator_at_one(make_config, make_train):
+    _, state = run_steps(make_config(spectral_norm=True), make_train(), 30)
+    discriminator = state.discriminator
+    weights = [layer.weight for layer in discriminator.modules() if is_parametrized(layer)]
+    assert len(weights) == len(discriminator.downsamples) + 4
+    for weight in weights:
+        largest = torch.linalg.svdvals(weight.detach().flatten(1))[0]
+        assert float(largest) == pytest.approx(1, abs=0.15)
 
 
 def test_lecam_keeps_real_and_fake_logits_together(make_config, make_train):
