@@ -7,7 +7,7 @@ step fast: bf16, channels_last, fused Adam, images on the device, frozen discrim
 import copy
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 from torch.utils.data import DataLoader
 
@@ -97,8 +97,8 @@ class PlainLoop:
         real, labels = next(self.batches)
         real, labels = real.to(self.device), labels.to(self.device)
         with _KeepNchw():
-            z = torch.randn((len(real), config.z_dim), generator=self.rng, device=self.device)
-            fake = self.generator(z, labels)
+            with torch.set_grad_enabled(not config.fresh_fakes):
+                fake = self._draw(labels)
             real_seen = step_module.augment(real, config, self.rng)
             fake_seen = step_module.augment(fake.detach(), config, self.rng)
             real_logits = self.discriminator(real_seen, labels)
@@ -117,6 +117,8 @@ class PlainLoop:
             loss.backward()
             self.discriminator_optimizer.step()
 
+            if config.fresh_fakes:
+                fake = self._draw(labels)
             fake_seen = step_module.augment(fake, config, self.rng)
             logits = self.discriminator(fake_seen, labels)
             if config.loss == "relativistic":
@@ -133,6 +135,11 @@ class PlainLoop:
             loss.backward()
             self.generator_optimizer.step()
         return len(real)
+
+    def _draw(self, labels: Tensor) -> Tensor:
+        shape = (len(labels), self.config.z_dim)
+        z = torch.randn(shape, generator=self.rng, device=self.device)
+        return self.generator(z, labels)
 
 
 def _plain(network: nn.Module) -> nn.Module:

@@ -45,10 +45,10 @@ class StepValues:
 
 @dataclass(frozen=True)
 class Pair:
-    """This process's share of what both networks train on in one step.
+    """This process's share of what a network trains on in one step.
 
-    real, fake: float (n, 3, H, W) in -1..1, image i of both with labels[i], int64 (n,). The fakes
-        carry the generator's gradients.
+    real, fake: float (n, 3, H, W) in -1..1, image i of both with labels[i], int64 (n,). Fakes that
+        the generator learns from carry its gradients.
     """
 
     real: Tensor
@@ -121,7 +121,7 @@ def gan_step(
     *,
     with_penalty: bool,
 ) -> StepValues:
-    """One update of the discriminator and one of the generator, on the same fakes.
+    """One update of the discriminator and one of the generator.
 
     with_penalty: adds R1 to the discriminator's gradients, weighted by ``r1_every_steps``, since
     it is only applied that often ("lazy regularisation", Karras et al. 2020, appendix B).
@@ -130,15 +130,21 @@ def gan_step(
     statistics are means over all, so that all stay alike.
     """
     share = current_share()
-    z = torch.randn((config.batch_size, config.z_dim), generator=rng, device=batches.device)
     # Fakes have the labels of the real images, so that only looks can tell the two apart.
     real, labels = batches.batch(config.batch_size, rng, share)
-    with autocast(batches.device, config.precision):
-        fake = state.generator(share.of(z), labels)
-    pair = Pair(real, fake, labels)
+
+    def draw() -> Tensor:
+        z = torch.randn((config.batch_size, config.z_dim), generator=rng, device=batches.device)
+        with autocast(batches.device, config.precision):
+            return cast(Tensor, state.generator(share.of(z), labels))
+
+    with torch.set_grad_enabled(not config.fresh_fakes):
+        pair = Pair(real, draw(), labels)
     loss, real_mean, fake_mean, discriminator_finite = _train_discriminator(
         state, pair, config, rng, with_penalty=with_penalty
     )
+    if config.fresh_fakes:
+        pair = replace(pair, fake=draw())
     generator_loss, generator_finite = _train_generator(state, pair, batches.counts, config, rng)
     return StepValues(
         discriminator_loss=loss,

@@ -83,8 +83,9 @@ def test_a_step_moves_both_players_and_gives_finite_scalars(make_config, make_tr
     assert all(p.requires_grad for p in state.discriminator.parameters())
 
 
-def test_both_players_get_the_same_fakes_which_are_drawn_once(make_config, make_train):
-    config, train = make_config(augment=[]), make_train()
+@pytest.mark.parametrize("fresh", [True, False])
+def test_fakes_are_drawn_anew_for_the_generator_or_once_for_both(make_config, make_train, fresh):
+    config, train = make_config(augment=[], fresh_fakes=fresh), make_train()
     state = build_training_state(config, num_classes=3, resolution=8, device=CPU)
     drawn, judged = [], []
     state.generator.register_forward_hook(lambda _module, _inputs, images: drawn.append(images))
@@ -93,14 +94,16 @@ def test_both_players_get_the_same_fakes_which_are_drawn_once(make_config, make_
     )
     rng = torch.Generator().manual_seed(0)
     gan_step(state, BatchSource(train, "uniform", CPU), config, rng, with_penalty=False)
-    (fakes,) = drawn
+    assert len(drawn) == (2 if fresh else 1)
+    assert [images.requires_grad for images in drawn] == ([False, True] if fresh else [True])
     of_discriminator, of_generator = judged
-    assert torch.equal(of_discriminator[config.batch_size :], fakes)
-    assert torch.equal(of_generator, fakes)
+    assert torch.equal(of_discriminator[config.batch_size :], drawn[0])
+    assert torch.equal(of_generator, drawn[-1])
+    assert torch.equal(drawn[0], drawn[-1]) != fresh
 
 
 def test_the_guide_sees_the_fakes_in_another_light_and_place_at_every_step(make_config, make_train):
-    config = make_config(augment=[])
+    config = make_config(augment=[], fresh_fakes=False)
     state = build_training_state(config, num_classes=3, resolution=8, device=CPU)
     drawn, looked_at = [], []
     state.generator.register_forward_hook(lambda _module, _inputs, images: drawn.append(images))
@@ -108,8 +111,8 @@ def test_the_guide_sees_the_fakes_in_another_light_and_place_at_every_step(make_
     batches = BatchSource(make_train(), "uniform", CPU)
     rng, again = (torch.Generator().manual_seed(5) for _ in range(2))
     gan_step(state, batches, config, rng, with_penalty=False)
-    torch.randn((config.batch_size, config.z_dim), generator=again)
     batches.batch(config.batch_size, again)
+    torch.randn((config.batch_size, config.z_dim), generator=again)
     (fakes,), (view,) = drawn, looked_at
     assert torch.equal(view, diff_augment(fakes, ("color", "translation"), again))
     assert not torch.equal(view, fakes)
@@ -195,6 +198,7 @@ def test_dropout_of_a_share_is_a_part_of_that_of_the_batch(make_config, rank):
     [
         {"loss": "relativistic"},
         {"loss": "hinge"},
+        {"fresh_fakes": False},
         {"spectral_norm": True},
         {"lecam_weight": 0.1},
         {"gsr_weight": 0.5},
@@ -313,8 +317,9 @@ def test_under_a_hinge_a_discriminator_prefers_real_images_and_a_generator_pleas
     config = make_config(**hinge, generator_learning_rate=ALMOST_FROZEN)
     values, _ = run_steps(config, make_train(), 60)
     assert gaps(values)[-5:].mean() > gaps(values)[0] + 0.3
+    hinge |= {"augment": (), "fresh_fakes": False}  # both networks' losses of the same fakes
     frozen = {"generator_learning_rate": 1e-2, "discriminator_learning_rate": ALMOST_FROZEN}
-    values, _ = run_steps(make_config(**hinge, **frozen, augment=()), make_train(), 30)
+    values, _ = run_steps(make_config(**hinge, **frozen), make_train(), 30)
     assert gaps(values)[-5:].mean() < gaps(values)[0] - 0.05
     for step in values:
         assert step.generator_loss == pytest.approx(-float(step.fake_logits_mean), abs=0.05)
