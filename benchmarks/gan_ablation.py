@@ -54,7 +54,7 @@ VARIANTS: dict[str, dict[str, Any]] = {
         "r1_gamma": 0.0,
         "discriminator_learning_rate": 8e-4,
     },
-    "one batch of fakes for both networks": {"fresh_fakes": False},
+    "fakes drawn anew for the generator": {"fresh_fakes": True},
     "spectral norm beside R1": {"spectral_norm": True},
     "no class for the discriminator": {"projection_share": 0.0},
     "LeCam 0.1": {"lecam_weight": 0.1},

@@ -74,9 +74,9 @@ class GanConfig(Section):
     loss: Literal["logistic", "relativistic", "hinge"] = "logistic"
     """``relativistic`` compares each fake with a real image of its class, and penalises the
     gradient on fakes too. ``hinge`` is usual with ``spectral_norm`` and ``r1_gamma`` 0."""
-    fresh_fakes: bool = True
+    fresh_fakes: bool = False
     """Draws fakes anew for the generator's update; without, it learns from those that the
-    discriminator has just seen, which is a tenth faster and ends farther from the real images."""
+    discriminator has just seen, which is a tenth faster."""
     spectral_norm: bool = False
     """Divides every weight of the discriminator by its largest singular value."""
     r1_gamma: float = Field(1.0, ge=0)

@@ -198,7 +198,7 @@ def test_dropout_of_a_share_is_a_part_of_that_of_the_batch(make_config, rank):
     [
         {"loss": "relativistic"},
         {"loss": "hinge"},
-        {"fresh_fakes": False},
+        {"fresh_fakes": True},
         {"spectral_norm": True},
         {"lecam_weight": 0.1},
         {"gsr_weight": 0.5},
@@ -317,7 +317,7 @@ def test_under_a_hinge_a_discriminator_prefers_real_images_and_a_generator_pleas
     config = make_config(**hinge, generator_learning_rate=ALMOST_FROZEN)
     values, _ = run_steps(config, make_train(), 60)
     assert gaps(values)[-5:].mean() > gaps(values)[0] + 0.3
-    hinge |= {"augment": (), "fresh_fakes": False}  # both networks' losses of the same fakes
+    hinge |= {"augment": ()}  # both networks' losses are of the same fakes
     frozen = {"generator_learning_rate": 1e-2, "discriminator_learning_rate": ALMOST_FROZEN}
     values, _ = run_steps(make_config(**hinge, **frozen), make_train(), 30)
     assert gaps(values)[-5:].mean() < gaps(values)[0] - 0.05
