@@ -46,6 +46,9 @@ class DataConfig(Section):
     """Names or ids of the only classes to use, numbered anew from 0; None uses all."""
 
 
+AdversarialLoss = Literal["logistic", "relativistic", "hinge"]
+
+
 class GanConfig(Section):
     """The conditional DCGAN and its training."""
 
@@ -71,7 +74,7 @@ class GanConfig(Section):
     beyond that length, keeps them as they are."""
     adam_beta1: float = Field(0.0, ge=0, lt=1)
     adam_beta2: float = Field(0.99, ge=0, lt=1)
-    loss: Literal["logistic", "relativistic", "hinge"] = "logistic"
+    loss: AdversarialLoss = "logistic"
     """``relativistic`` compares each fake with a real image of its class, and penalises the
     gradient on fakes too. ``hinge`` is usual with ``spectral_norm`` and ``r1_gamma`` 0."""
     fresh_fakes: bool = False

@@ -99,6 +99,10 @@ def test_the_best_remedy_is_that_of_the_benchmark(capsys):
     setup = select_arms([name])[name](real, context)
     assert list(setup.class_counts) == variables["counts"]
     assert len(setup.dataset) == len(train) > len(real)
+    setup.dataset.set_epoch(train.epoch)
+    for ours, theirs in zip(train, setup.dataset, strict=True):
+        assert torch.equal(ours[0], theirs[0])
+        assert int(ours[1]) == int(theirs[1])
     assert setup.cosine_scale == variables["LDAM_SCALE"]
     ours, theirs = variables["ldam"], setup.loss
     assert torch.equal(ours.early.margins, theirs.early.margins)

@@ -56,11 +56,6 @@ class PlainLoop:
                     f"The plain loop knows no {key} of {value:g}: set it to {plain}, or leave the "
                     "plain arms out."
                 )
-        if config.loss == "hinge":
-            raise SignforgeError(
-                "The plain loop knows no hinge: set gan.loss to another, or leave the plain arms "
-                "out."
-            )
         self.config, self.device = config, device
         state = build_training_state(
             config.model_copy(update={"compile": False}),
@@ -103,10 +98,7 @@ class PlainLoop:
             fake_seen = step_module.augment(fake.detach(), config, self.rng)
             real_logits = self.discriminator(real_seen, labels)
             fake_logits = self.discriminator(fake_seen, labels)
-            if config.loss == "relativistic":
-                loss = losses.relativistic_loss(real_logits, fake_logits)
-            else:
-                loss = losses.discriminator_loss(real_logits, fake_logits)
+            loss = losses.adversarial_loss_of_discriminator(config.loss, real_logits, fake_logits)
             if config.r1_gamma > 0 and index % config.r1_every_steps == 0:
                 penalised = [real_seen, fake_seen] if config.loss == "relativistic" else [real_seen]
                 for images in penalised:
@@ -121,12 +113,11 @@ class PlainLoop:
                 fake = self._draw(labels)
             fake_seen = step_module.augment(fake, config, self.rng)
             logits = self.discriminator(fake_seen, labels)
+            real_logits = None
             if config.loss == "relativistic":
                 real_seen = step_module.augment(real, config, self.rng)
                 real_logits = self.discriminator(real_seen, labels)
-                loss = losses.relativistic_loss(logits, real_logits)
-            else:
-                loss = losses.generator_loss(logits)
+            loss = losses.adversarial_loss_of_generator(config.loss, logits, real_logits)
             if self.guide is not None:
                 guessed = self.guide(step_module.guide_view(fake, self.rng, WHOLE))
                 missed = step_module.guide_loss(guessed, labels, config.guide_margin)

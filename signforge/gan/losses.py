@@ -11,11 +11,32 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from signforge.config import AdversarialLoss
 from signforge.device import autocast
 
 SQUARINGS = 10
 """Of W W^T for a spectral norm: 2 ** 10 power iterations, which lose a few 1e-4 of its square where
 the second singular value lies most unfavourably, and nothing where it is not nearly the first."""
+
+
+def adversarial_loss_of_discriminator(
+    kind: AdversarialLoss, real_logits: Tensor, fake_logits: Tensor
+) -> Tensor:
+    """(N,), (N,) -> scalar; image i of both must be of one class."""
+    if kind == "relativistic":
+        return relativistic_loss(real_logits, fake_logits)
+    if kind == "hinge":
+        return hinge_discriminator_loss(real_logits, fake_logits)
+    return discriminator_loss(real_logits, fake_logits)
+
+
+def adversarial_loss_of_generator(
+    kind: AdversarialLoss, fake_logits: Tensor, real_logits: Tensor | None
+) -> Tensor:
+    """(N,), (N,) -> scalar. real_logits: of ``relativistic`` alone, of the same classes."""
+    if real_logits is not None:
+        return relativistic_loss(fake_logits, real_logits)
+    return -fake_logits.mean() if kind == "hinge" else generator_loss(fake_logits)
 
 
 def discriminator_loss(real_logits: Tensor, fake_logits: Tensor) -> Tensor:
@@ -38,10 +59,7 @@ def relativistic_loss(wanted_logits: Tensor, unwanted_logits: Tensor) -> Tensor:
 
 
 def hinge_discriminator_loss(real_logits: Tensor, fake_logits: Tensor) -> Tensor:
-    """mean(max(1 - D(real), 0)) + mean(max(1 + D(fake), 0)); (N,), (N,) -> scalar.
-
-    The generator's share is ``-fake_logits.mean()``.
-    """
+    """mean(max(1 - D(real), 0)) + mean(max(1 + D(fake), 0)); (N,), (N,) -> scalar."""
     return F.relu(1 - real_logits).mean() + F.relu(1 + fake_logits).mean()
 
 

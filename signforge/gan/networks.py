@@ -162,7 +162,8 @@ class ProjectionDiscriminator(nn.Module):
     multiple of ``stddev_group``.
 
     spectral_norm: divides every weight by its largest singular value, followed by one power
-        iteration a step (Miyato et al. 2018, algorithm 1).
+        iteration (Miyato et al. 2018, algorithm 1) whenever it judges images in training mode; in
+        bfloat16 that value has the digits of bfloat16.
     """
 
     logit_anchors: Tensor

@@ -173,7 +173,7 @@ def _train_discriminator(
         both = augment(torch.cat([pair.real, pair.fake.detach()]), config, rng, both_shares)
         logits = discriminator(both, told.repeat(2), drop(both_shares))
         real_logits, fake_logits = logits.chunk(2)
-        loss = _discriminator_loss(config, real_logits, fake_logits)
+        loss = losses.adversarial_loss_of_discriminator(config.loss, real_logits, fake_logits)
         regularised = loss
         if config.lecam_weight:
             anchors = discriminator.logit_anchors
@@ -212,13 +212,11 @@ def _train_generator(
         fake = augment(pair.fake, config, rng, share)
         told = _told(pair.labels, config, rng, share)
         logits = discriminator(fake, told, drop(share))
+        real_logits = None
         if config.loss == "relativistic":
             real = augment(pair.real, config, rng, share)
-            loss = losses.relativistic_loss(logits, discriminator(real, told, drop(share)))
-        elif config.loss == "hinge":
-            loss = -logits.mean()
-        else:
-            loss = losses.generator_loss(logits)
+            real_logits = discriminator(real, told, drop(share))
+        loss = losses.adversarial_loss_of_generator(config.loss, logits, real_logits)
         regularised = loss
         if state.guide is not None:
             guessed = state.guide(guide_view(pair.fake, rng, share))
@@ -285,14 +283,6 @@ def dropout_factors(
     shape = (share.parts * config.batch_size, channels, 1, 1)
     drawn = torch.rand(shape, generator=rng, device=rng.device)
     return share.of((drawn >= p).float() / (1 - p))
-
-
-def _discriminator_loss(config: GanConfig, real_logits: Tensor, fake_logits: Tensor) -> Tensor:
-    if config.loss == "relativistic":
-        return losses.relativistic_loss(real_logits, fake_logits)
-    if config.loss == "hinge":
-        return losses.hinge_discriminator_loss(real_logits, fake_logits)
-    return losses.discriminator_loss(real_logits, fake_logits)
 
 
 @torch.no_grad()

@@ -154,7 +154,7 @@ def test_batch_norm_is_that_of_the_whole_batch():
             "gsr_weight": 0.1,
             "discriminator_dropout": 0.3,
         },
-        {"loss": "hinge", "spectral_norm": True, "r1_gamma": 0.0},
+        {"loss": "hinge", "spectral_norm": True, "r1_gamma": 0.0, "fresh_fakes": True},
     ],
     ids=["plain", "augmented", "regularised", "hinge"],
 )
