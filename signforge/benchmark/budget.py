@@ -9,7 +9,7 @@ from types import MappingProxyType
 from typing import Any
 
 from signforge.benchmark.arms import ARMS
-from signforge.config import Config
+from signforge.config import BenchmarkConfig, Config
 from signforge.errors import SignforgeError
 
 QUICK: Mapping[str, Any] = MappingProxyType(
@@ -25,17 +25,7 @@ QUICK: Mapping[str, Any] = MappingProxyType(
 )
 STANDARD: Mapping[str, Any] = MappingProxyType(
     {
-        "benchmark.arms": (
-            "real",
-            "oversample",
-            "class_balanced_loss",
-            "logit_adjustment",
-            "ldam_drw",
-            "synthetic",
-            # The best on GTSRB (docs/benchmark.md), beside its control.
-            "oversample_tenth_relit+ldam_drw",
-            "synthetic_tenth_relit+ldam_drw",
-        ),
+        "benchmark.arms": BenchmarkConfig().arms,
         "benchmark.seeds": 3,
         "classifier.steps": 2000,
     }

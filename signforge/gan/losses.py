@@ -33,8 +33,13 @@ def adversarial_loss_of_discriminator(
 def adversarial_loss_of_generator(
     kind: AdversarialLoss, fake_logits: Tensor, real_logits: Tensor | None
 ) -> Tensor:
-    """(N,), (N,) -> scalar. real_logits: of ``relativistic`` alone, of the same classes."""
-    if real_logits is not None:
+    """(N,), (N,) -> scalar. real_logits: of the same classes, for ``relativistic`` alone.
+
+    Raises ValueError for ``relativistic`` without them.
+    """
+    if kind == "relativistic":
+        if real_logits is None:
+            raise ValueError("The relativistic loss compares fakes with real images.")
         return relativistic_loss(fake_logits, real_logits)
     return -fake_logits.mean() if kind == "hinge" else generator_loss(fake_logits)
 

@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 
 from signforge.device import autocast
 from signforge.gan.losses import (
+    adversarial_loss_of_generator,
     discriminator_loss,
     effective_num_samples,
     generator_loss,
@@ -118,6 +119,11 @@ def test_the_hinge_asks_for_a_margin_of_one_on_either_side():
     assert float(hinge_discriminator_loss(real, fake)) == pytest.approx(expected)
     apart = hinge_discriminator_loss(torch.full((4,), 1.0), torch.full((4,), -1.0))
     assert float(apart) == 0
+
+
+def test_the_generator_of_a_relativistic_pair_needs_the_real_logits():
+    with pytest.raises(ValueError, match="compares fakes with real images"):
+        adversarial_loss_of_generator("relativistic", torch.zeros(2), None)
 
 
 def test_lecam_pulls_back_only_what_lies_beyond_the_other_anchor():
