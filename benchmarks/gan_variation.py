@@ -15,6 +15,7 @@ the SAME classes on signs that nobody saw:
 - basic, randaugment: the kept images under plain augmentation; randaugment (2 operations,
   magnitude 9) is torchvision's, whose operations hold no flip
 - kept: the kept images themselves
+- gan_relit, kept_relit: gan and kept, each image in the light of a training image of any class
 - ceiling: real images of yet other tracks, which no GAN saw either
 
 Tracks of a chosen class, from train and validation together, go into three parts by --seed:
@@ -52,6 +53,7 @@ from records import append_row, markdown_table, run_script
 from torch import Tensor
 from torchvision.transforms import v2
 
+from signforge.balance.lighting import BorrowedLight, Relight
 from signforge.classify.augment import MEAN, STD, augment_batch
 from signforge.config import ClassifierConfig, Config, load_config, parse_override
 from signforge.data.images import UNKNOWN_GROUP, LabeledImages
@@ -65,7 +67,8 @@ from signforge.files import write_atomically
 from signforge.gan.sampler import GanSampler
 from signforge.seeds import derive_seed
 
-SOURCES = ("gan", "basic", "randaugment", "kept", "ceiling")
+SOURCES = ("gan", "gan_relit", "basic", "randaugment", "kept", "kept_relit", "ceiling")
+RELIT = "_relit"
 MEASURES = ("recall", "coverage", "precision", "density", "reach")
 
 
@@ -155,9 +158,23 @@ def spread(images: Tensor, n: int, rng: torch.Generator) -> Tensor:
 
 
 def images_of(
-    source: str, label: int, n: int, seed: int, *, kept: Tensor, ceiling: Tensor, gan: GanSampler
+    source: str,
+    label: int,
+    n: int,
+    seed: int,
+    *,
+    kept: Tensor,
+    ceiling: Tensor,
+    gan: GanSampler,
+    light: Relight,
 ) -> Tensor:
     """At most n images uint8 (n, 3, R, R) of one class by one source; kept and ceiling (N, ...)."""
+    if source.endswith(RELIT):
+        plain = images_of(
+            source.removesuffix(RELIT), label, n, seed,
+            kept=kept, ceiling=ceiling, gan=gan, light=light,
+        )  # fmt: skip
+        return light(plain, seed)
     rng = torch.Generator().manual_seed(seed)
     if source == "gan":
         return draw_samples(gan, torch.full((n,), label), seed)
@@ -182,6 +199,8 @@ def measure_tracks(
 ) -> list[dict[str, Any]]:
     """One row a source: the mean over repeats, per class and over the chosen classes."""
     kept = limit_groups(parts.pool, dict.fromkeys(parts.chosen, tracks), options.seed)
+    seen_by_gan = join(parts.others, kept)
+    light = BorrowedLight.of(seen_by_gan.images, seen_by_gan.labels)
     values: dict[str, dict[int, list[dict[str, float]]]] = {source: {} for source in SOURCES}
     for label in parts.chosen:
         own, other, reference = (
@@ -194,7 +213,7 @@ def measure_tracks(
             for repeat in range(options.repeats):
                 images = images_of(
                     source, label, n, derive_seed(options.seed, tracks, label, repeat),
-                    kept=own.images, ceiling=other.images, gan=gan,
+                    kept=own.images, ceiling=other.images, gan=gan, light=light,
                 )  # fmt: skip
                 measured = measure_class(
                     judge.features(images), seen, reference.groups, options.ball_neighbours

@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 import torch
 
+from signforge.balance.lighting import BorrowedLight
 from signforge.config import dump_config
 from signforge.data.prepare import load_prepared_splits
 from signforge.data.splits import PreparedSplits
@@ -134,6 +135,17 @@ def test_augmentation_gives_other_images_of_the_same_kind(
     assert not torch.equal(changed, script.augmented(images, policy, 4))
     moved = (changed.float() - images.float()).abs().mean(dim=(1, 2, 3))
     assert 1 < float(moved.median()) < 80
+
+
+def test_relit_sources_change_the_light_alone(script: ModuleType, splits: PreparedSplits) -> None:
+    kept, ceiling = splits.train.images[:20], splits.train.images[20:40]
+    light = BorrowedLight.of(splits.train.images, splits.train.labels)
+    plain, changed = (
+        script.images_of(source, 0, 20, 3, kept=kept, ceiling=ceiling, gan=None, light=light)
+        for source in ("kept", "kept_relit")
+    )
+    assert torch.equal(changed, light(plain, 3))
+    assert not torch.equal(changed, plain)
 
 
 def test_spread_repeats_only_when_it_must(script: ModuleType) -> None:
