@@ -273,6 +273,11 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
         type=lambda text: tuple(sorted(int(n) for n in text.split(","))),
         default=(1, 2, 5),
     )
+    parser.add_argument(
+        "--only",
+        type=lambda text: tuple(sorted(int(n) for n in text.split(","))),
+        help="which of --tracks to train on and measure now; the cut stays that of all of them",
+    )
     parser.add_argument("--classes", type=int, default=8, help="how many classes to cut")
     parser.add_argument("--class-names", help="names of the classes instead, with commas")
     parser.add_argument(
@@ -287,7 +292,11 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
     parser.add_argument("--seed", type=int, default=0, help="which tracks, which samples")
     parser.add_argument("--judge-classifier", default="resnet18", help="timm model")
     parser.add_argument("--judge-steps", type=int, default=1000)
-    return parser.parse_args(argv)
+    options = parser.parse_args(argv)
+    options.only = options.only or options.tracks
+    if not set(options.only) <= set(options.tracks):
+        parser.error("--only has numbers that --tracks lacks.")
+    return options
 
 
 def resolve(options: argparse.Namespace) -> Config:
@@ -326,7 +335,7 @@ def main(argv: Sequence[str]) -> None:
         track=announce,
     )
     measured: list[dict[str, Any]] = []
-    for tracks in options.tracks:
+    for tracks in options.only:
         kept = limit_groups(parts.pool, dict.fromkeys(parts.chosen, tracks), options.seed)
         train = join(parts.others, kept)
         gan = trained_gan(config.gan, train, options.out / f"gan-{tracks}-tracks")

@@ -137,6 +137,23 @@ def test_augmentation_gives_other_images_of_the_same_kind(
     assert 1 < float(moved.median()) < 80
 
 
+def test_some_of_the_tracks_are_measured_on_the_cut_of_all(
+    script: ModuleType, out: Path, tiny_config_file: Path
+) -> None:
+    rows = read_rows(out)
+    arguments = ["--data", "demo", "--config", str(tiny_config_file), "--out", str(out), *SMALL]
+    script.main([*arguments, "--only", "2"])
+    again = read_rows(out)[len(rows) :]
+    assert {row["tracks"] for row in again} == {2}
+    of_two = [row for row in rows if row["tracks"] == 2][: len(again)]
+    for first, second in zip(of_two, again, strict=True):
+        assert {name: first[name] for name in script.MEASURES} == {
+            name: second[name] for name in script.MEASURES
+        }
+    with pytest.raises(SystemExit):
+        script.main([*arguments, "--only", "3"])
+
+
 def test_relit_sources_change_the_light_alone(script: ModuleType, splits: PreparedSplits) -> None:
     kept, ceiling = splits.train.images[:20], splits.train.images[20:40]
     light = BorrowedLight.of(splits.train.images, splits.train.labels)
