@@ -26,7 +26,8 @@ from signforge.benchmark.arms import Arm, ArmContext, ArmSetup
 from signforge.benchmark.folder import Row
 from signforge.benchmark.planning import refuse_other_images, shared_gate
 from signforge.benchmark.trials import NO_RESULT_KEYS, Stage, Trial, run_trials
-from signforge.config import Config, load_config, parse_override
+from signforge.config import Config
+from signforge.config_file import load_config, parse_override
 from signforge.data.prepare import load_prepared_splits
 from signforge.environment import describe_environment
 from signforge.errors import SignforgeError

@@ -55,7 +55,8 @@ from signforge.benchmark.trials import (
     run_trials,
     validation_groups,
 )
-from signforge.config import BalanceConfig, Config, load_config
+from signforge.config import BalanceConfig, Config
+from signforge.config_file import load_config
 from signforge.data.prepare import load_prepared_splits
 from signforge.environment import describe_environment
 from signforge.errors import SignforgeError

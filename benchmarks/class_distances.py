@@ -28,7 +28,8 @@ from timing import spread
 from torch import Tensor
 from torchmetrics.image.fid import _compute_fid
 
-from signforge.config import ClassifierConfig, load_config
+from signforge.config import ClassifierConfig
+from signforge.config_file import load_config
 from signforge.data.prepare import load_prepared_splits
 from signforge.evaluate.fidelity import draw_samples, frechet_distance
 from signforge.files import write_atomically

@@ -24,7 +24,7 @@ from records import command_line, markdown_table, run_script, write_table
 from signforge.benchmark.folder import Row
 from signforge.benchmark.planning import real_trial
 from signforge.benchmark.trials import Stage, run_trials
-from signforge.config import load_config
+from signforge.config_file import load_config
 from signforge.data.prepare import load_prepared_splits
 from signforge.environment import describe_environment
 from signforge.errors import SignforgeError

@@ -24,7 +24,8 @@ from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 from records import append_row, markdown_table, provenance_text, read_rows, run_script
 
 from signforge.benchmark.plots import COLORS
-from signforge.config import ClassifierConfig, GanConfig, load_config, parse_override
+from signforge.config import ClassifierConfig, GanConfig
+from signforge.config_file import load_config, parse_override
 from signforge.data.prepare import load_prepared_splits
 from signforge.errors import SignforgeError
 from signforge.evaluate.fidelity import fidelity_report

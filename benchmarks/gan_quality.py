@@ -47,7 +47,8 @@ from records import append_row, markdown_table, read_rows, run_script
 from torch import Tensor
 
 from signforge.benchmark.folder import read_json, write_json
-from signforge.config import ClassifierConfig, DataConfig, load_config
+from signforge.config import ClassifierConfig, DataConfig
+from signforge.config_file import load_config
 from signforge.data.images import LabeledImages
 from signforge.data.prepare import load_prepared_splits
 from signforge.data.splits import PreparedSplits

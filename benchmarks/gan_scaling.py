@@ -30,7 +30,8 @@ from step_cost import OurLoop, synchronise
 from timing import rotated, spread
 
 from signforge.benchmark.plots import COLORS
-from signforge.config import GanConfig, load_config, parse_override
+from signforge.config import GanConfig
+from signforge.config_file import load_config, parse_override
 from signforge.data.images import UNKNOWN_GROUP, LabeledImages
 from signforge.device import resolve_device
 from signforge.errors import SignforgeError

@@ -47,7 +47,8 @@ from timing import Spread, ratio_spread, rotated, spread
 
 from signforge.allocator import keep_freed_memory
 from signforge.benchmark.plots import COLORS
-from signforge.config import Config, load_config, parse_override
+from signforge.config import Config
+from signforge.config_file import load_config, parse_override
 from signforge.data.images import LabeledImages
 from signforge.data.prepare import load_prepared_splits
 from signforge.device import resolve_device, use_bf16

@@ -55,7 +55,8 @@ from torchvision.transforms import v2
 
 from signforge.balance.lighting import BorrowedLight, Relight
 from signforge.classify.augment import MEAN, STD, augment_batch
-from signforge.config import ClassifierConfig, Config, load_config, parse_override
+from signforge.config import ClassifierConfig, Config
+from signforge.config_file import load_config, parse_override
 from signforge.data.images import UNKNOWN_GROUP, LabeledImages
 from signforge.data.prepare import load_prepared_splits
 from signforge.data.splits import PreparedSplits, limit_groups

@@ -26,7 +26,7 @@ from judging import announce
 from records import command_line, markdown_table, provenance, provenance_text, run_script
 from torch import Tensor, nn
 
-from signforge.config import load_config
+from signforge.config_file import load_config
 from signforge.data.images import LabeledImages
 from signforge.data.prepare import load_prepared_splits
 from signforge.errors import SignforgeError

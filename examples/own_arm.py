@@ -12,7 +12,7 @@ from pathlib import Path
 from signforge.benchmark.arms import ARMS, ArmContext, ArmSetup
 from signforge.benchmark.job import run_main_job
 from signforge.benchmark.repeat_sampler import RepeatSampler
-from signforge.config import load_config
+from signforge.config_file import load_config
 from signforge.data.images import LabeledImages
 from signforge.data.prepare import load_prepared_splits
 

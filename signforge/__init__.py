@@ -7,7 +7,8 @@ from signforge.balance.device_loader import OnDeviceLoader
 from signforge.balance.lighting import BorrowedLight
 from signforge.balance.plan import BalancePlan
 from signforge.balance.strategy import resolve_sampling_strategy
-from signforge.config import Config, DataConfig, load_config
+from signforge.config import Config, DataConfig
+from signforge.config_file import load_config
 from signforge.data.folders import from_dataset
 from signforge.data.images import LabeledImages, LabeledSplits
 from signforge.data.prepare import load_prepared_splits

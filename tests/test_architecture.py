@@ -17,7 +17,7 @@ USERS = ("benchmarks", "examples", "notebooks", "plugins")
 ROOMS = ("data", "classify", "gan", "balance", "export", "evaluate", "benchmark")
 FOUNDATION = {
     *("errors", "yaml_text", "config", "progress", "files", "device", "environment", "seeds"),
-    *("plugins", "allocator", "tensor_state"),
+    *("plugins", "allocator", "tensor_state", "config_file"),
 }
 TOP = {"cli", "terminal", "live", "testing", "__main__"}
 

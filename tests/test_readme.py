@@ -9,7 +9,8 @@ import torch
 from signforge.benchmark.markdown import report_markdown
 from signforge.benchmark.record import read_record
 from signforge.benchmark.summary import summarise_run
-from signforge.config import DataConfig, GanConfig, preset_names
+from signforge.config import DataConfig, GanConfig
+from signforge.config_file import preset_names
 from signforge.data.demo import draw_demo
 from signforge.data.prepare import load_prepared_splits
 from signforge.gan.training import train_cgan

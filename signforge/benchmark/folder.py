@@ -18,7 +18,8 @@ import numpy.typing as npt
 from filelock import FileLock
 
 from signforge.benchmark.clusters import Split
-from signforge.config import CLASSIFIER_RUNNING_KEYS, Config, dump_config, load_config
+from signforge.config import CLASSIFIER_RUNNING_KEYS, Config
+from signforge.config_file import dump_config, load_config
 from signforge.errors import SignforgeError
 from signforge.files import write_atomically
 

@@ -6,7 +6,8 @@ from pathlib import Path
 from typing import Any
 
 from signforge.benchmark.folder import Row, read_json, read_rows
-from signforge.config import Config, load_config
+from signforge.config import Config
+from signforge.config_file import load_config
 from signforge.environment import hardware_line
 
 

@@ -19,7 +19,7 @@ from signforge.benchmark.folder import (
 from signforge.benchmark.run_clustering import clustering_of_run
 from signforge.benchmark.statistics import ClassGain, Comparison, Gain, compare
 from signforge.benchmark.verdict import Contender, verdict
-from signforge.config import load_config
+from signforge.config_file import load_config
 from signforge.data.splits import shot_group
 from signforge.errors import SignforgeError
 

@@ -7,7 +7,7 @@ import typer
 
 from signforge.cli.options import SOURCE_HELP, Crop, Download, Json, Resolution, output_path
 from signforge.cli.output import check_folder, print_json
-from signforge.config import load_config
+from signforge.config_file import load_config
 from signforge.errors import SignforgeError
 
 

@@ -11,7 +11,8 @@ from typing import Annotated, Any, get_type_hints
 
 import typer
 
-from signforge.config import Config, GanConfig, load_config, parse_override
+from signforge.config import Config, GanConfig
+from signforge.config_file import load_config, parse_override
 from signforge.errors import SignforgeError
 from signforge.files import expanded
 

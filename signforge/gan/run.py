@@ -9,7 +9,8 @@ from typing import Any
 import torch
 from filelock import FileLock, Timeout
 
-from signforge.config import Config, dump_config, load_config
+from signforge.config import Config
+from signforge.config_file import dump_config, load_config
 from signforge.data.charts import rows_that_fit, save_image_grid
 from signforge.data.splits import PreparedSplits
 from signforge.environment import describe_environment

@@ -6,7 +6,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from signforge.config import Config, validate
+from signforge.config import Config
+from signforge.config_file import validate
 from signforge.data.images import LabeledImages
 from signforge.data.splits import PreparedSplits
 

@@ -4,7 +4,8 @@ from signforge.benchmark.arm_selection import select_arms
 from signforge.benchmark.budget import BUDGETS, budget_keys, left_out
 from signforge.cli.benchmark import within_budget
 from signforge.cli.options import ConfigOptions, DataOptions, GanOptions, resolve_config
-from signforge.config import Config, load_config
+from signforge.config import Config
+from signforge.config_file import load_config
 from signforge.errors import SignforgeError
 
 

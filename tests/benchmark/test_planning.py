@@ -12,7 +12,8 @@ from signforge.benchmark.planning import (
 )
 from signforge.benchmark.runner import run_benchmark
 from signforge.benchmark.trials import Stage
-from signforge.config import GanConfig, validate
+from signforge.config import GanConfig
+from signforge.config_file import validate
 from signforge.errors import SignforgeError
 from signforge.gan.sampler import GanSampler, GeneratorCard, build_generator
 from signforge.progress import no_progress

@@ -178,7 +178,7 @@ def main(folder: Path) -> None:
 
     from signforge.benchmark import runner
     from signforge.benchmark.job import run_main_job
-    from signforge.config import validate
+    from signforge.config_file import validate
     from signforge.data.prepare import load_prepared_splits
 
     torch.set_num_threads(1)

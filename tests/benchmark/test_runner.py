@@ -25,7 +25,7 @@ from signforge.benchmark.runner import (
     training_identity,
     unfinished_file,
 )
-from signforge.config import load_config, validate
+from signforge.config_file import load_config, validate
 from signforge.data.images import UNKNOWN_GROUP
 from signforge.environment import describe_environment
 from signforge.errors import SignforgeError

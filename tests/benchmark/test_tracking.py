@@ -9,7 +9,8 @@ import pytest
 from signforge.benchmark.folder import read_rows
 from signforge.benchmark.summary import Summary, summarise_run
 from signforge.benchmark.tracking import arm_values, fidelity_values, row_values, track_benchmark
-from signforge.config import Config, load_config, validate
+from signforge.config import Config
+from signforge.config_file import load_config, validate
 from signforge.gan import trackers
 from support.benchmark_runs import write_run
 

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from signforge.config import dump_config
+from signforge.config_file import dump_config
 from signforge.data.prepare import load_prepared_splits
 from signforge.gan.training import train_cgan
 from support.tiny_runs import tiny_config

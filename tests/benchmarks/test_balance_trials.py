@@ -8,7 +8,7 @@ import pytest
 
 from signforge.balance.decision import ValidationGroups
 from signforge.balance.plan import BalancePlan
-from signforge.config import dump_config, load_config
+from signforge.config_file import dump_config, load_config
 from signforge.data.prepare import load_prepared_splits
 from signforge.errors import SignforgeError
 from support.tiny_runs import load_script, tiny_config

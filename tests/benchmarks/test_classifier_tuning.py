@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from signforge.config import dump_config, validate
+from signforge.config_file import dump_config, validate
 from signforge.errors import SignforgeError
 from support.tiny_runs import load_script, tiny_config
 

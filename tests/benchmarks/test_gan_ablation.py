@@ -4,7 +4,8 @@ from typing import Any
 
 import pytest
 
-from signforge.config import GanConfig, dump_config
+from signforge.config import GanConfig
+from signforge.config_file import dump_config
 from signforge.errors import SignforgeError
 from support.tiny_runs import load_script, tiny_config
 

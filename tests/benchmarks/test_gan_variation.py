@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from signforge.balance.lighting import BorrowedLight
-from signforge.config import dump_config
+from signforge.config_file import dump_config
 from signforge.data.prepare import load_prepared_splits
 from signforge.data.splits import PreparedSplits
 from signforge.errors import SignforgeError

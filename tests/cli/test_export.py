@@ -12,7 +12,8 @@ from PIL import Image
 from torchvision.datasets import ImageFolder
 
 from signforge.balance.plan import BalancePlan, ClassDecision
-from signforge.config import Config, DataConfig, GanConfig, dump_config
+from signforge.config import Config, DataConfig, GanConfig
+from signforge.config_file import dump_config
 from signforge.data.load import load_splits
 from signforge.data.prepare import load_prepared_splits
 from signforge.gan.sampler import GeneratorCard, build_generator, save_sampler

@@ -9,7 +9,7 @@ import yaml
 
 from signforge.balance.plan import BalancePlan, as_plan
 from signforge.balance.strategy import resolve_sampling_strategy
-from signforge.config import dump_config, load_config, validate
+from signforge.config_file import dump_config, load_config, validate
 from signforge.data.prepare import load_prepared_splits
 from signforge.gan.sampler import GeneratorCard, build_generator, save_sampler
 from support.class_folders import write_tinted_classes

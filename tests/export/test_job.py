@@ -10,7 +10,8 @@ import torch
 from signforge.balance.classifier_gate import ClassifierGate
 from signforge.balance.dataset import SyntheticBalancedDataset
 from signforge.balance.plan import BalancePlan, ClassDecision
-from signforge.config import Config, GanConfig, merge_overrides
+from signforge.config import Config, GanConfig
+from signforge.config_file import merge_overrides
 from signforge.data.encode import encode_png
 from signforge.data.images import LabeledImages
 from signforge.data.splits import PreparedSplits

@@ -11,7 +11,8 @@ import torch
 import yaml
 from PIL import Image
 
-from signforge.config import Config, DataConfig, load_config
+from signforge.config import Config, DataConfig
+from signforge.config_file import load_config
 from signforge.data.charts import load_image_grid
 from signforge.data.splits import PreparedSplits
 from signforge.errors import SignforgeError

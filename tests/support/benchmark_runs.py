@@ -8,7 +8,7 @@ import numpy as np
 import torch
 
 from signforge.benchmark.folder import append_row, write_json, write_predictions, write_target
-from signforge.config import dump_config, validate
+from signforge.config_file import dump_config, validate
 from signforge.data.splits import shot_group
 from signforge.files import write_atomically
 

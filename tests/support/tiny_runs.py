@@ -6,7 +6,8 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from signforge.config import Config, validate
+from signforge.config import Config
+from signforge.config_file import validate
 
 BENCHMARKS = str(Path(__file__).resolve().parents[2] / "benchmarks")
 

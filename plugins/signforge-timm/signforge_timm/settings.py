@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from signforge import Config, SignforgeError, load_config
-from signforge.config import parse_override
+from signforge.config_file import parse_override
 
 GENERATOR, CONFIG = "SIGNFORGE_GENERATOR", "SIGNFORGE_CONFIG"
 CHANGES, GATE = "SIGNFORGE_SET", "SIGNFORGE_GATE"
