@@ -131,7 +131,7 @@ class GanConfig(Section):
 class BalanceConfig(Section):
     """How rare classes are filled up."""
 
-    sampling_strategy: str | dict[str, int] = "auto"
+    sampling_strategy: str | dict[Annotated[str, Field(coerce_numbers_to_str=True)], int] = "auto"
     """imbalanced-learn's names, or {class name or id: target count}."""
     max_synthetic_fraction: float = Field(1.0, ge=0, le=1)
     """A class never consists of more synthetic images than this share."""
