@@ -196,16 +196,22 @@ def measure_class(
 
 
 def measure_tracks(
-    tracks: int, parts: Parts, gan: GanSampler, judge: FeatureExtractor, options: argparse.Namespace
+    tracks: int,
+    parts: Parts,
+    train: LabeledImages,
+    gan: GanSampler,
+    judge: FeatureExtractor,
+    options: argparse.Namespace,
 ) -> list[dict[str, Any]]:
-    """One row a source: the mean over repeats, per class and over the chosen classes."""
-    kept = limit_groups(parts.pool, dict.fromkeys(parts.chosen, tracks), options.seed)
-    seen_by_gan = join(parts.others, kept)
-    light = BorrowedLight.of(seen_by_gan.images, seen_by_gan.labels)
+    """One row a source: the mean over repeats, per class and over the chosen classes.
+
+    train: what ``gan`` was trained on; of the chosen classes it has the kept images alone.
+    """
+    light = BorrowedLight.of(train.images, train.labels)
     values: dict[str, dict[int, list[dict[str, float]]]] = {source: {} for source in SOURCES}
     for label in parts.chosen:
         own, other, reference = (
-            pick(part, [label]) for part in (kept, parts.ceiling, parts.reference)
+            pick(part, [label]) for part in (train, parts.ceiling, parts.reference)
         )
         seen = judge.features(reference.images)
         n = options.n_per_class or smallest_source(parts, label, options)
@@ -260,6 +266,11 @@ def variation_table(rows: Sequence[dict[str, Any]]) -> str:
     return markdown_table(header, lines)
 
 
+def numbers(text: str) -> tuple[int, ...]:
+    """``"5,1"`` -> ``(1, 5)``"""
+    return tuple(sorted(int(n) for n in text.split(",")))
+
+
 def parse(argv: Sequence[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
@@ -269,14 +280,10 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
     parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE")
     parser.add_argument("--kimg", type=float, help="gan.total_kimg")
     parser.add_argument("--out", type=Path, required=True, help="runs, judge, rows and table")
-    parser.add_argument(
-        "--tracks",
-        type=lambda text: tuple(sorted(int(n) for n in text.split(","))),
-        default=(1, 2, 5),
-    )
+    parser.add_argument("--tracks", type=numbers, default=(1, 2, 5))
     parser.add_argument(
         "--only",
-        type=lambda text: tuple(sorted(int(n) for n in text.split(","))),
+        type=numbers,
         help="which of --tracks to train on and measure now; the cut stays that of all of them",
     )
     parser.add_argument("--classes", type=int, default=8, help="how many classes to cut")
@@ -357,7 +364,7 @@ def main(argv: Sequence[str]) -> None:
             "gan": config.gan.model_dump(mode="json"),
             **origin(__file__, argv),
         }
-        rows = measure_tracks(tracks, parts, gan, judge, options)
+        rows = measure_tracks(tracks, parts, train, gan, judge, options)
         for row in rows:
             append_row(options.out / "rows.jsonl", row | shared)
         print(variation_table(rows), flush=True)
