@@ -1,7 +1,5 @@
 """What a benchmark would do and how long it would take, from a few measured steps."""
 
-import math
-import time
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -27,6 +25,7 @@ from signforge.benchmark.fidelity import (
     needs_cas,
 )
 from signforge.benchmark.folder import finished_rows
+from signforge.benchmark.gan_estimate import estimate_gan, is_trained
 from signforge.benchmark.gate import is_kept
 from signforge.benchmark.runner import (
     GATE,
@@ -35,25 +34,15 @@ from signforge.benchmark.runner import (
     plan_jobs,
 )
 from signforge.benchmark.same_run import require_same_run
-from signforge.classify.model import build_classifier
-from signforge.classify.training import fit_classifier, predict_logits
-from signforge.config import Config, GanConfig
+from signforge.benchmark.speeds import (
+    measure_classifier,
+    measure_pair_seconds,
+    measure_sampling_rate,
+)
+from signforge.config import Config
 from signforge.data.splits import PreparedSplits, imbalance_ratio
-from signforge.evaluate.coverage import coverage_report
-from signforge.evaluate.fidelity import kid
-from signforge.evaluate.quality import NEIGHBOURS
-from signforge.gan.checkpoint import last_progress
 from signforge.gan.hub import CARD_FILE
 from signforge.gan.sampler import ClassConditionalSampler, load_sampler
-from signforge.gan.step import measure_images_per_second
-
-WARM_STEPS = 3
-TIMED_STEPS = 5
-TIMED_IMAGES = 256
-TIMED_FEATURES = 512
-SAMPLING_SPEEDUP = 4.0
-"""Assumed where no generator is there to be timed: one forward pass of the generator alone,
-against the passes of both networks, forward and backward, that a training image costs."""
 
 
 @dataclass(frozen=True)
@@ -81,6 +70,7 @@ class Plan:
     balanced_counts: tuple[int, ...]
     gan_kimg: float | None
     gan_seconds: float
+    """Its guide and its probe with it."""
     extractor_seconds: float
     fidelity_seconds: float
     """Measuring the generator: distances and neighbours, and the classifier trained on samples
@@ -115,7 +105,8 @@ class Plan:
         ]
         if self.gan_kimg is not None:
             lines.append(
-                f"GAN: up to {self.gan_kimg:g} thousand images, {duration(self.gan_seconds)}."
+                f"GAN: up to {self.gan_kimg:g} thousand images, {duration(self.gan_seconds)}, "
+                "guide and probe included."
             )
         if self.extractor_seconds:
             lines.append(
@@ -160,8 +151,7 @@ def dry_run(
     chosen = tuple(select_arms(config.benchmark.arms, arms))
     require_same_run(config, splits, run_dir, sampler)
     own = run_dir / GENERATOR
-    kimg_left, seconds_left = _left_of_gan(config.gan, own)
-    finished = min(kimg_left, seconds_left) == 0 and (own / CARD_FILE).exists()
+    finished = is_trained(config.gan, own) and (own / CARD_FILE).exists()
     if sampler is None and finished:
         sampler = load_sampler(own, config.gan.device)
     if sampler is not None:
@@ -177,11 +167,13 @@ def dry_run(
     left = [job for job in jobs if (job.arm, job.seed) not in done]
 
     generative = needs_generator(chosen)
-    gan_rate = gan_seconds = 0.0
+    gan, rate = None, 0.0
     if generative and sampler is None:
-        gan_rate = measure_images_per_second(config.gan, splits.train)
-        gan_seconds = min(1000 * kimg_left / gan_rate, seconds_left)
-    step_seconds, predict_seconds = _measure_classifier(config, splits)
+        gan = estimate_gan(config.gan, splits, own)
+        rate = gan.sampling_rate
+    elif generative and sampler is not None:
+        rate = measure_sampling_rate(sampler)
+    step_seconds, predict_seconds = measure_classifier(config.classifier, splits)
     training = config.classifier.steps * step_seconds
     testing = (len(splits.val) + len(splits.test)) * predict_seconds
     gated = generative and may_use_gate(chosen) and config.balance.gate_tau > 0
@@ -193,7 +185,6 @@ def dry_run(
     if generative:
         if kept_extractor(config, splits, run_dir / EXTRACTOR) is None:
             extractor_seconds = config.benchmark.extractor_steps * step_seconds
-        rate = _sampling_rate(sampler) if sampler else SAMPLING_SPEEDUP * gan_rate
         fidelity_seconds = _fidelity_seconds(
             config, splits, run_dir, sampler, step_seconds, predict_seconds, 1 / rate
         )
@@ -217,22 +208,13 @@ def dry_run(
         test_images=len(splits.test),
         class_counts=tuple(splits.train.class_counts.tolist()),
         balanced_counts=tuple(balanced.tolist()),
-        gan_kimg=kimg_left if gan_seconds else None,
-        gan_seconds=gan_seconds,
+        gan_kimg=gan.kimg if gan and gan.seconds else None,
+        gan_seconds=gan.seconds if gan else 0.0,
         extractor_seconds=extractor_seconds,
         fidelity_seconds=fidelity_seconds,
         gate_seconds=gate_seconds,
         classifier_seconds=training + testing + drawing,
     )
-
-
-def _left_of_gan(config: GanConfig, run: Path) -> tuple[float, float]:
-    """Thousands of images, and seconds at most, that the training in ``run`` has still to go."""
-    done = last_progress(run)
-    kimg = max(config.total_kimg - done.seen_images / 1000, 0.0)
-    if config.max_minutes is None:
-        return kimg, math.inf
-    return kimg, max(60 * config.max_minutes - done.seconds, 0.0)
 
 
 def _span(counts: tuple[int, ...]) -> str:
@@ -250,33 +232,6 @@ def duration(seconds: float) -> str:
     return f"{minutes} min {rest} s" if minutes else f"{rest} s"
 
 
-def _measure_classifier(config: Config, splits: PreparedSplits) -> tuple[float, float]:
-    """Seconds of one training step, and of one prediction."""
-    train = splits.train
-    model = build_classifier(
-        config.classifier.name,
-        num_classes=train.num_classes,
-        resolution=train.resolution,
-        pretrained=False,
-        seed=0,
-    )
-    for steps in (WARM_STEPS, TIMED_STEPS):
-        few = config.classifier.model_copy(update={"steps": steps})
-        fit = fit_classifier(model, train, config=few, seed=0)
-    images = splits.test.images[:TIMED_IMAGES]
-    started = time.perf_counter()
-    predict_logits(model, images, precision=config.classifier.precision)
-    return fit.seconds / TIMED_STEPS, (time.perf_counter() - started) / len(images)
-
-
-def _sampling_rate(sampler: ClassConditionalSampler) -> float:
-    """Images a second that the generator draws."""
-    labels = torch.arange(TIMED_IMAGES) % sampler.num_classes
-    started = time.perf_counter()
-    sampler.sample(labels, seed=0)
-    return TIMED_IMAGES / max(time.perf_counter() - started, 1e-9)
-
-
 def _fidelity_seconds(
     config: Config,
     splits: PreparedSplits,
@@ -291,23 +246,12 @@ def _fidelity_seconds(
     n, seconds = len(splits.val), 0.0
     if QUALITY not in found:
         seconds += (len(splits.train) + 2 * n) * predict_seconds + n * draw_seconds
-        seconds += _pair_seconds() * n * n
+        seconds += measure_pair_seconds() * n * n
     if needs_cas(config, found):
         steps = cas_steps(config)
         seconds += steps * (step_seconds + config.classifier.batch_size * draw_seconds)
         seconds += n * predict_seconds
     return seconds
-
-
-def _pair_seconds() -> float:
-    """Of what every pair of a sample and a real image costs: KID and neighbours among features."""
-    rng = torch.Generator().manual_seed(0)
-    real, fake = torch.randn(2, TIMED_IMAGES, TIMED_FEATURES, generator=rng)
-    started = time.perf_counter()
-    for _ in ("samples", "floor"):
-        coverage_report(real, fake, k=NEIGHBOURS)
-        kid(real, fake)
-    return (time.perf_counter() - started) / TIMED_IMAGES**2
 
 
 def _images_drawn(config: Config, balanced: torch.Tensor, splits: PreparedSplits) -> float:

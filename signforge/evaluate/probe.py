@@ -24,6 +24,8 @@ from signforge.gan.metrics import ProbeValues
 from signforge.gan.sampler import GanSampler
 from signforge.progress import Track, no_progress
 
+PROBE = "probe"
+"""Where the probe's classifier is kept in a run directory."""
 SAMPLES_PER_CLASS = 32
 """Samples of each class at least, fewer where MAX_IMAGES would be passed."""
 FEWEST_PER_CLASS = 4
@@ -57,7 +59,55 @@ def build_probe(
         pretrained=False,
         seed=config.seed,
     )
-    return ValidationProbe(config, splits, run / "probe", track)
+    return ValidationProbe(config, splits, run / PROBE, track)
+
+
+def probe_classifier(config: GanConfig) -> ClassifierConfig:
+    """How the probe's classifier is trained, but for its steps."""
+    return ClassifierConfig(
+        name=config.probe_classifier,
+        precision=config.precision,
+        deterministic=config.deterministic,
+        device=config.device,
+    )
+
+
+def kept_probe_extractor(
+    config: GanConfig, train: LabeledImages, folder: Path
+) -> FeatureExtractor | None:
+    """The extractor in ``folder`` if it was made from these images as ``config`` says, else None.
+
+    Raises SignforgeError where it is damaged.
+    """
+    if not (folder / "extractor.json").is_file():
+        return None
+    try:
+        kept = load_extractor(folder, config.device)
+    except SignforgeError as error:
+        raise SignforgeError(
+            f"{str(error).rstrip('.')}; delete {folder} to train it again."
+        ) from None
+    made_from = (kept.card.train_fingerprint, kept.card.classifier, kept.card.steps)
+    wanted = (train.fingerprint, config.probe_classifier, config.probe_steps)
+    return kept if made_from == wanted else None
+
+
+def samples_judged(val: LabeledImages) -> int:
+    """How many samples every probe draws and looks at."""
+    counts = bounded_counts(val.class_counts, MAX_IMAGES)
+    return int(counts.clamp(min=_samples_per_class(val.num_classes)).sum())
+
+
+def images_compared(splits: PreparedSplits) -> int:
+    """How many real images a probe looks at, once."""
+    val, train = splits.val, splits.train
+    per_class = _samples_per_class(val.num_classes)
+    reference = int(bounded_counts(val.class_counts, MAX_IMAGES).sum())
+    return 2 * reference + int(train.class_counts.clamp(max=per_class).sum())
+
+
+def _samples_per_class(num_classes: int) -> int:
+    return max(min(SAMPLES_PER_CLASS, MAX_IMAGES // num_classes), FEWEST_PER_CLASS)
 
 
 class ValidationProbe:
@@ -99,24 +149,15 @@ class ValidationProbe:
     def _extractor(self) -> FeatureExtractor:
         """The one in the run directory if it was made from the same things, else a new one."""
         config, train = self._config, self._splits.train
-        if (self._folder / "extractor.json").is_file():
-            try:
-                kept = load_extractor(self._folder, config.device)
-            except SignforgeError as error:
-                raise SignforgeError(
-                    f"{str(error).rstrip('.')}; delete {self._folder} to train it again."
-                ) from None
-            made_from = (kept.card.train_fingerprint, kept.card.classifier, kept.card.steps)
-            if made_from == (train.fingerprint, config.probe_classifier, config.probe_steps):
-                return kept
-        classifier = ClassifierConfig(
-            name=config.probe_classifier,
-            precision=config.precision,
-            deterministic=config.deterministic,
-            device=config.device,
-        )
+        kept = kept_probe_extractor(config, train, self._folder)
+        if kept is not None:
+            return kept
         extractor = train_extractor(
-            train, config=classifier, steps=config.probe_steps, seed=config.seed, track=self._track
+            train,
+            config=probe_classifier(config),
+            steps=config.probe_steps,
+            seed=config.seed,
+            track=self._track,
         )
         extractor.save(self._folder)
         return extractor
@@ -125,7 +166,7 @@ class ValidationProbe:
     def _real(self) -> "_RealImages":
         train, val = self._splits.train, self._splits.val
         rng = torch.Generator().manual_seed(SEED)
-        per_class = max(min(SAMPLES_PER_CLASS, MAX_IMAGES // val.num_classes), FEWEST_PER_CLASS)
+        per_class = _samples_per_class(val.num_classes)
         counts = bounded_counts(val.class_counts, MAX_IMAGES)
         reference = val.subset(same_labels(val, counts, rng))
         others = train.subset(same_labels(train, counts, rng))

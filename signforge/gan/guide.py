@@ -9,6 +9,7 @@ at real images, each in another light and place at every step: a frozen classifi
 they are is soon content with signs that no other classifier takes for their class.
 """
 
+import time
 from collections.abc import Callable
 from itertools import pairwise
 
@@ -17,7 +18,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from signforge.config import GanConfig
-from signforge.device import autocast
+from signforge.data.images import LabeledImages
+from signforge.device import autocast, resolve_device
 from signforge.gan.augment import diff_augment
 from signforge.gan.batches import BatchSource
 from signforge.gan.distributed import Share
@@ -115,6 +117,18 @@ def train_guide(
         schedule.step()
     guide.eval().requires_grad_(False)
     return True
+
+
+def measure_guide_seconds(config: GanConfig, train: LabeledImages, steps: int = 8) -> float:
+    """What ``train_guide`` would take on this machine, from ``steps`` timed steps after two."""
+    device = resolve_device(config.device)
+    guide = build_guide(config, num_classes=train.num_classes, device=device)
+    batches = BatchSource(train, config.class_prior, device)
+    for count in (2, steps):
+        started = time.perf_counter()
+        train_guide(guide, batches, config.model_copy(update={"guide_steps": count}))
+        guide.linear.bias.sum().item()  # waits for the device
+    return config.guide_steps * (time.perf_counter() - started) / steps
 
 
 def guide_view(fakes: Tensor, rng: torch.Generator, share: Share) -> Tensor:

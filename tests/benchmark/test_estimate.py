@@ -7,6 +7,7 @@ from signforge.benchmark.fidelity import measure_fidelity
 from signforge.benchmark.folder import append_row, config_hash, write_json
 from signforge.benchmark.runner import GATE, GENERATOR, run_benchmark
 from signforge.errors import SignforgeError
+from signforge.evaluate.probe import build_probe
 from signforge.gan.checkpoint import last_progress
 from signforge.gan.sampler import load_sampler
 from signforge.gan.training import train_cgan
@@ -22,21 +23,23 @@ STEP, PREDICT, PAIR = 2.0, 0.01, 1e-4
 """Seconds of a training step, of a prediction, and of a pair of images in the fidelity table."""
 DRAWN, TRAINED_ON = 50.0, 10.0
 """Images a second that a generator draws, and that the training of one takes."""
+GUIDE = 70.0
+"""Seconds that the training of the guide takes."""
 
 
 @pytest.fixture
 def known_speeds(monkeypatch):
     """Of a machine that always takes as long."""
     speeds = {
-        "_measure_classifier": (STEP, PREDICT),
-        "_sampling_rate": DRAWN,
-        "_pair_seconds": PAIR,
-        "measure_images_per_second": TRAINED_ON,
+        "estimate.measure_classifier": (STEP, PREDICT),
+        "estimate.measure_sampling_rate": DRAWN,
+        "estimate.measure_pair_seconds": PAIR,
+        "gan_estimate.measure_classifier": (STEP, PREDICT),
+        "gan_estimate.measure_guide_seconds": GUIDE,
+        "gan_estimate.measure_images_per_second": TRAINED_ON,
     }
     for name, value in speeds.items():
-        monkeypatch.setattr(
-            f"signforge.benchmark.estimate.{name}", lambda *_args, value=value: value
-        )
+        monkeypatch.setattr(f"signforge.benchmark.{name}", lambda *_args, value=value: value)
 
 
 def with_options(config, **sections):
@@ -111,14 +114,35 @@ def test_a_gate_takes_its_folds_and_a_look_at_every_draw(
 def test_a_gan_to_be_trained_takes_its_images_and_draws_four_times_as_fast(
     config, splits, tmp_path
 ):
-    long = with_options(config, gan={"total_kimg": 7.5, "max_minutes": None})
-    plan = dry_run(long, splits, tmp_path)
+    gan = {"total_kimg": 7.5, "max_minutes": None, "guide_weight": 0, "probe_every_kimg": None}
+    plan = dry_run(with_options(config, gan=gan), splits, tmp_path)
     assert (plan.gan_kimg, plan.gan_seconds) == (7.5, pytest.approx(7500 / TRAINED_ON))
     rate = 4 * TRAINED_ON
     assert plan.fidelity_seconds == pytest.approx(fidelity_by_hand(rate, cas_steps=3))
     assert plan.classifier_seconds == pytest.approx(job_by_hand(REFRESHED / 3, 1 / rate))
     shared = plan.gan_seconds + plan.extractor_seconds + plan.fidelity_seconds
     assert plan.total_seconds == pytest.approx(shared + 6 * plan.classifier_seconds)
+
+
+@pytest.mark.usefixtures("known_speeds")
+def test_guide_and_probe_are_charged_until_they_are_there(config, splits, sampler, tmp_path):
+    gan = {"probe_classifier": "test_resnet", "probe_steps": 2, "probe_every_kimg": 1.5}
+    gan |= {"total_kimg": 3.2, "max_minutes": None, "base_channels": 4, "batch_size": 4}
+    asked = with_options(config, gan=gan | {"device": "cpu"})
+    run = tmp_path / GENERATOR
+    # After 1.5 and 3 kimg and at the end, 32 samples of each of four classes; the real images are
+    # 40 for validation, as many of training, and 32, 32, 24 and 6 of the classes.
+    looks = (40 + 40 + 94) * PREDICT + 3 * 4 * 32 * (1 / (4 * TRAINED_ON) + PREDICT)
+    every = dry_run(asked, splits, tmp_path)
+    assert every.gan_seconds == pytest.approx(3200 / TRAINED_ON + GUIDE + 2 * STEP + looks)
+    assert "6 min 49 s, guide and probe included" in "\n".join(every.lines)
+    build_probe(asked.gan, splits, run)(sampler, 0.0)
+    kept = dry_run(asked, splits, tmp_path)
+    assert kept.gan_seconds == pytest.approx(3200 / TRAINED_ON + GUIDE + looks)
+    few = asked.gan.model_copy(update={"total_kimg": 0.032, "guide_steps": 2})
+    train_cgan(few, splits.train, run)
+    begun = dry_run(asked, splits, tmp_path)
+    assert begun.gan_seconds == pytest.approx(3168 / TRAINED_ON + looks)
 
 
 def test_a_plan_names_what_would_be_done_and_writes_nothing(config, splits, sampler, tmp_path):

@@ -1,9 +1,18 @@
+from types import SimpleNamespace
+
 import pytest
 import torch
 from torch.nn import functional as F
 
 from signforge.gan.batches import BatchSource
-from signforge.gan.guide import STOP_STEPS, build_guide, guide_loss, quarters, train_guide
+from signforge.gan.guide import (
+    STOP_STEPS,
+    build_guide,
+    guide_loss,
+    measure_guide_seconds,
+    quarters,
+    train_guide,
+)
 
 CPU = torch.device("cpu")
 
@@ -39,6 +48,13 @@ def test_a_guide_stops_when_it_is_asked_to(make_config, make_train):
     asked = []
     assert train_guide(guide, source, config, lambda: bool(asked.append(1))) is True
     assert len(asked) == 30 // STOP_STEPS
+
+
+def test_its_time_is_that_of_a_few_steps_times_all(make_config, make_train, monkeypatch):
+    clock = SimpleNamespace(perf_counter=iter((0.0, 50.0, 53.0)).__next__)
+    monkeypatch.setattr("signforge.gan.guide.time", clock)
+    config = make_config(guide_steps=100)
+    assert measure_guide_seconds(config, make_train(), steps=4) == 100 * 3.0 / 4
 
 
 def test_a_trained_guide_knows_its_classes_and_is_frozen(make_config, make_train):
