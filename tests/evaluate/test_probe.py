@@ -6,6 +6,7 @@ import torch
 from signforge.config import GanConfig
 from signforge.data.splits import PreparedSplits
 from signforge.errors import SignforgeError
+from signforge.evaluate.features import FeatureExtractor
 from signforge.evaluate.probe import (
     COLLAPSED_AGREEMENT,
     COLLAPSED_VARIETY,
@@ -13,6 +14,8 @@ from signforge.evaluate.probe import (
     build_probe,
     class_variance,
     collapsed_classes,
+    images_compared,
+    samples_judged,
 )
 
 SETTINGS = {"probe_classifier": "test_resnet", "probe_steps": 40, "device": "cpu"}
@@ -102,6 +105,22 @@ def test_a_class_drawn_as_one_image_has_collapsed(probe, train):
     values = probe(Replay(train, copies=(3,)), 4.0)
     assert values.per_class_label_agreement[3] == 1.0
     assert values.collapsed_classes == (3,)
+
+
+def test_the_images_it_looks_at_are_counted_beforehand(splits, tmp_path, train, monkeypatch):
+    looked = []
+    features_and_logits = FeatureExtractor.features_and_logits
+
+    def counted(self, images, *args):
+        looked.append(len(images))
+        return features_and_logits(self, images, *args)
+
+    monkeypatch.setattr(FeatureExtractor, "features_and_logits", counted)
+    sampler = Replay(train)
+    build_probe(GanConfig(**(SETTINGS | {"probe_steps": 2})), splits, tmp_path)(sampler, 1.0)
+    drawn = sum(len(labels) for labels, _ in sampler.asked)
+    assert samples_judged(splits.val) == drawn
+    assert images_compared(splits) == sum(looked) - drawn
 
 
 def test_nothing_is_written_before_the_first_call(splits, tmp_path, train):
